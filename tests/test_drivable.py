@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+
+from perception_node.drivable import drivable_area
+from perception_node.panoptic import UNLABELLED, PanopticFrame
+from perception_node.taxonomy import Category, Taxonomy
+
+TAXONOMY = Taxonomy(
+    [
+        Category(0, "road", (0, 0, 0), drivable=True),
+        Category(1, "kerb", (0, 0, 1)),
+        Category(2, "car", (0, 0, 2), thing=True),
+        Category(3, "lane", (0, 0, 3), drivable=True),
+    ]
+)
+SYMBOLS = {"r": 0, "k": 1, "c": 2, "l": 3, ".": UNLABELLED}
+
+
+def area(*rows):
+    """Drivable area of a picture in letters, as rows of # and spaces."""
+    class_map = np.array([[SYMBOLS[letter] for letter in row] for row in rows], np.uint8)
+    instance_map = np.where(class_map == 2, 1, 0).astype(np.uint16)
+    frame = PanopticFrame.from_maps(class_map, instance_map, np.full(class_map.shape, 255, np.uint8))
+    mask = drivable_area(frame, TAXONOMY)
+    assert mask.dtype == np.uint8
+    assert set(np.unique(mask)) <= {0, 255}
+    return ["".join("#" if pixel else " " for pixel in row) for row in mask]
+
+
+def test_road_and_lane_are_drivable_kerb_and_cars_are_not():
+    assert area("kkkkkk", "krrrlk", "krcclk", "krrrlk") == ["      ", " #### ", " #  # ", " #### "]
+
+
+def test_a_road_that_does_not_reach_the_ego_vehicle_is_left_out():
+    assert area("rkkkkkk", "rkkrkkk", "rkkrkkk", "rkkrkkk") == ["       ", "   #   ", "   #   ", "   #   "]
+
+
+def test_a_touching_corner_is_no_way_through():
+    assert area("rrkkkk", "kkrrrk", "kkrrrk", "kkrrrk") == ["      ", "  ### ", "  ### ", "  ### "]
+
+
+def test_the_bonnet_does_not_hide_the_road():
+    assert area(*["rrrrrrrrrr"] * 8, *["kkkkkkkkkk"] * 2) == ["##########"] * 8 + ["          "] * 2
+
+
+@pytest.mark.parametrize("row", ["kkkkkk", "......", "cccccc"])
+def test_no_road_ahead_is_nothing_drivable(row):
+    assert area("rrrrrr", row, row, row) == ["      "] * 4
+
+
+def test_one_pixel():
+    assert area("r") == ["#"]

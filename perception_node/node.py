@@ -173,7 +173,12 @@ class PerceptionNode(Node):
         elif counts["received"] == 0:
             status.level, status.message = DiagnosticStatus.WARN, f"no image yet on {self.resolve_topic_name(IMAGE)}"
         self._troubles_reported = troubles
-        values = {**counts, "waiting": waiting, "camera_info": "yes" if self._camera_info else "none yet"}
+        values = {
+            **counts,
+            "waiting": waiting,
+            "cameras": self.count_publishers(IMAGE),
+            "camera_info": "yes" if self._camera_info else "none yet",
+        }
         for stage, milliseconds in self._pipeline.timer.percentiles().items():
             values.update({f"{stage} {name} ms": value for name, value in milliseconds.items()})
         status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]

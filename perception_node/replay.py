@@ -1,5 +1,6 @@
 """`perception replay`: a bag in, a bag with everything the node would publish out; no ROS needed."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def replay(pipeline: Pipeline, source: Source, out: Path, overlay: bool = False)
                     image = decode_image(item.message)
             except BadImage as error:
                 refused += 1
-                progress.write(f"{item.name} refused: {error}")
+                progress.write(f"{item.name} refused: {error}", file=sys.stderr)
                 continue
             if frames == 0:
                 info = make.label_info(header, taxonomy)

@@ -1,5 +1,6 @@
 """Footage: a video, an image, a folder of images or a rosbag2, all read as the ROS messages a camera would send."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,15 +112,16 @@ class ImageSource(_StamplessSource):
         if not files:
             raise SourceError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}) and no rosbag2")
         super().__init__(path, fps or FOLDER_FPS, start_ns)
-        self._files = files
+        stems = Counter(file.stem for file in files)
+        self._files = {file: file.stem if stems[file.stem] == 1 else file.name.replace(".", "_") for file in files}
         self.n_frames = len(files)
 
     def __iter__(self) -> Iterator[SourceMessage]:
-        for index, file in enumerate(self._files):
+        for index, (file, name) in enumerate(self._files.items()):
             image = cv2.imread(str(file), cv2.IMREAD_COLOR)
             if image is None:
                 raise SourceError(f"{file}: cannot be read as an image; repair or remove it")
-            yield self._message(index, file.stem, image)
+            yield self._message(index, name, image)
 
 
 class VideoSource(_StamplessSource):

@@ -41,6 +41,7 @@ class Player(Node):
         self._answered: tuple[int, int] | None = None
         self._turned_down = 0
         self._idle_at = 0
+        self._is_seen = False
         self.create_subscription(Detection2DArray, f"{NODE}/instances", self._on_instances, 10)
         self.create_subscription(DiagnosticArray, DIAGNOSTICS, self._on_diagnostics, 10)
 
@@ -55,10 +56,11 @@ class Player(Node):
         Returns:
             sent: images; unanswered: of those waited for, how many got no answer in time.
         """
+        # Both sides must have found each other: a best-effort image sent before the node knows of us is lost.
         self._spin_until(
-            lambda: self._image.get_subscription_count() >= self._subscribers,
+            lambda: self._image.get_subscription_count() >= self._subscribers and self._is_seen,
             START_TIMEOUT_S,
-            f"{self._subscribers} subscribers of {self._image.topic_name}",
+            f"{NODE} and {self._subscribers} subscribers of {self._image.topic_name}",
         )
         sent = unanswered = 0
         first_ns, start = None, time.monotonic()
@@ -75,7 +77,7 @@ class Player(Node):
                 progress.update()
                 if wait and not self._wait_for_answer(item.message.header.stamp):
                     unanswered += 1
-                    progress.write(f"{item.name}: no answer in {self._answer_timeout_s} s")
+                    progress.write(f"{item.name}: no answer in {self._answer_timeout_s} s", file=sys.stderr)
         # Best-effort images may be lost on the way; what has arrived is worked through when the node says it is idle.
         end = self.get_clock().now().nanoseconds
         self._spin_until(lambda: self._idle_at > end, START_TIMEOUT_S, f"{NODE} to finish")
@@ -97,6 +99,7 @@ class Player(Node):
             values = {item.key: item.value for item in status.values}
             if "waiting" not in values:
                 continue  # somebody else's
+            self._is_seen = int(values["cameras"]) > 0
             self._turned_down = int(values["refused"]) + int(values["failed"])
             if values["waiting"] == "0":
                 self._idle_at = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec

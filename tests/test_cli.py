@@ -1,0 +1,96 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from test_sources import image, write_bag
+
+from perception_node.bags import open_bag
+from perception_node.cli import main
+from perception_node.messages import decode_image
+
+
+def perception(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_help_teaches():
+    assert "perception segment drive.mp4 --out" in perception("--help").output
+    assert "R + 256 G + 65536 B" in perception("segment", "--help").output
+    assert "rosbag2" in perception("replay", "--help").output
+
+
+def test_segment_prints_json_alone(tiny_model, tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    result = perception("segment", tmp_path / "a.png", "--out", tmp_path / "out", "--model", tiny_model, "--json")
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    assert (summary["frames"], summary["instances"]) == (1, 1)
+    assert set(summary["stages_ms"]) == {"preprocess", "network", "fusion"}
+
+
+def test_replay_gives_every_image_its_answers(tiny_model, tmp_path):
+    broken = image(3, 30)
+    broken.step = 1
+    bag = write_bag(
+        tmp_path / "bag",
+        [("/cam", 1, image(1, 10)), ("/cam", 2, image(2, 20, "rgb8")), ("/cam", 3, broken), ("/cam", 4, image(4, 40))],
+    )
+    result = perception("replay", bag, "--out", tmp_path / "out", "--model", tiny_model, "--json")
+    assert result.exit_code == 0
+    assert "frame_000002 refused: step: 1 bytes" in result.output
+    summary = json.loads(result.stdout)
+    assert (summary["frames"], summary["refused"], summary["instances"]) == (3, 1, 3)
+    with open_bag(tmp_path / "out") as reader:
+        messages = {}
+        for connection, time_ns, cdr in reader.messages():
+            message = reader.deserialize(cdr, connection.msgtype)
+            messages.setdefault(connection.topic.rpartition("/")[2], []).append((time_ns, message))
+    assert {name: len(found) for name, found in messages.items()} == {
+        "label_info": 1,
+        "class_map": 3,
+        "instance_map": 3,
+        "confidence": 3,
+        "instances": 3,
+        "drivable_area": 3,
+    }
+    assert [(time_ns, m.header.stamp.nanosec, m.header.frame_id) for time_ns, m in messages["instances"]] == [
+        (1, 10, "front"),
+        (2, 20, "front"),
+        (4, 40, "front"),
+    ]
+    ids = np.frombuffer(messages["instance_map"][0][1].data, np.uint16)
+    assert {int(d.id) for d in messages["instances"][0][1].detections} == set(np.unique(ids)) - {0}
+    assert [c.class_name for c in messages["label_info"][0][1].class_map] == ["road", "sky", "car"]
+
+
+def test_replay_writes_overlays_if_asked(tiny_model, tmp_path):
+    bag = write_bag(tmp_path / "bag", [("/cam", 1, image(1, 10))])
+    perception("replay", bag, "--out", tmp_path / "out", "--model", tiny_model, "--overlay")
+    with open_bag(tmp_path / "out") as reader:
+        overlays = [
+            reader.deserialize(cdr, c.msgtype) for c, _, cdr in reader.messages() if c.topic.endswith("overlay")
+        ]
+    assert decode_image(overlays[0]).shape == (4, 6, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["segment", "{tmp}/none.mp4", "--out", "{tmp}/out"], "none.mp4: does not exist"),
+        (["segment", "{tmp}", "--out", "{tmp}/out", "--model", "nosuch"], "holds no images"),
+        (["segment", "{tmp}/a.png", "--out", "{tmp}/out", "--model", "nosuch"], "model 'nosuch': no such folder"),
+        (["segment", "{tmp}/a.png", "--out", "{tmp}/out", "--device", "tpu"], "device 'tpu': this version runs on cpu"),
+        (["replay", "{tmp}/a.png", "--out", "{tmp}"], "exists and is no bag"),
+    ],
+)
+def test_errors_are_one_line_and_a_status(tmp_path, arguments, message):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    if "holds no images" in message:
+        (tmp_path / "a.png").unlink()
+    result = perception(*(argument.format(tmp=tmp_path) for argument in arguments))
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert message in result.output
+    assert result.output.count("\n") == 1

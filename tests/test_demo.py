@@ -1,0 +1,130 @@
+"""The demo on real footage: player, node and recorder, each a process of its own."""
+
+import json
+import subprocess
+import sys
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from perception_node.bags import open_bag
+from perception_node.model import load_model
+from perception_node.panoptic import UNLABELLED
+from perception_node.topics import OUTPUTS
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytestmark = pytest.mark.ros
+
+
+def demo(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "perception_node.demo", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def out(camvid_val, tmp_path_factory):
+    """What a demo of 12 real frames, each waited for, leaves."""
+    folder = tmp_path_factory.mktemp("demo")
+    (folder / "images").mkdir()
+    for path in sorted((camvid_val / "images").iterdir())[:12]:
+        (folder / "images" / path.name).symlink_to(path)
+    result = demo(folder / "images", "--out", folder / "out", "--wait", "--fps", 15)
+    assert result.returncode == 0, result.stderr
+    assert str(folder / "out" / "index.html") in result.stdout
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def recorded(out):
+    """topic -> messages, in order, of the demo's bag."""
+    messages = {}
+    with open_bag(out / "bag") as reader:
+        for connection, _, cdr in reader.messages():
+            messages.setdefault(connection.topic, []).append(reader.deserialize(cdr, connection.msgtype))
+    return messages
+
+
+def test_every_frame_is_answered(out):
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["frames"] == {
+        "in": 12,
+        "out": 12,
+        "dropped": dict.fromkeys(("transport", "superseded", "refused", "failed", "unrecorded"), 0),
+    }
+    assert set(summary["stages_ms"]) == {"decode", "preprocess", "network", "fusion", "drivable", "publish"}
+    for times in (*summary["stages_ms"].values(), summary["latency_ms"]):
+        assert 0 <= times["p50"] <= times["p95"] <= times["p99"]
+    assert summary["instances_per_frame"]["max"] >= summary["instances_per_frame"]["mean"] > 0
+
+
+def test_outputs_have_the_stamps_of_the_images(recorded):
+    images = recorded["/image"]
+    assert len(images) == 12
+    for topic in OUTPUTS:
+        assert [m.header for m in recorded[f"/perception_node/{topic}"]] == [m.header for m in images], topic
+
+
+def test_the_three_rules_hold_in_every_frame(recorded):
+    taxonomy = load_model().taxonomy
+    maps = {
+        topic: [np.frombuffer(m.data, dtype).reshape(m.height, m.width) for m in recorded[f"/perception_node/{topic}"]]
+        for topic, dtype in (("class_map", np.uint8), ("instance_map", np.uint16), ("drivable_area", np.uint8))
+    }
+    instances = recorded["/perception_node/instances"]
+    for class_map, ids, drivable, message in zip(*maps.values(), instances, strict=True):
+        assert set(np.unique(class_map)) <= {*range(len(taxonomy)), UNLABELLED}
+        assert ((ids > 0) == taxonomy.table("thing")[class_map]).all()
+        pairs = {(int(i), int(c)) for i, c in zip(ids[ids > 0], class_map[ids > 0], strict=True)}
+        assert len({i for i, _ in pairs}) == len(pairs)
+        assert {(int(d.id), int(d.results[0].hypothesis.class_id)) for d in message.detections} == pairs
+        assert taxonomy.table("drivable")[class_map[drivable > 0]].all()
+        assert not ids[drivable > 0].any()
+
+
+def test_the_video_and_the_page_can_be_looked_at(out):
+    with av.open(str(out / "annotated.mp4")) as video:
+        assert sum(1 for _ in video.decode(video=0)) == 12
+        assert (video.streams.video[0].codec_context.name, video.streams.video[0].width) == ("h264", 480)
+    assert cv2.imread(str(out / "preview.jpg")).shape == (720, 1440, 3)
+    assert 'src="annotated.mp4"' in (out / "index.html").read_text()
+
+
+def test_the_demo_can_run_again_on_its_own_bag(out):
+    """The bag holds the images it was made of; in real time what is not answered is counted."""
+    again = out.parent / "again"
+    result = demo(out / "bag", "--out", again, "--topic", "/image", "--rate", "2")
+    assert result.returncode == 0, result.stderr
+    frames = json.loads((again / "summary.json").read_text())["frames"]
+    assert frames["in"] == 12 == frames["out"] + sum(frames["dropped"].values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["/nowhere.mp4"], "Error: /nowhere.mp4: does not exist"),
+        (["{tmp}", "--model", "nosuch"], "Error: model 'nosuch': no such folder"),
+    ],
+)
+def test_errors_are_one_line(tmp_path, arguments, message):
+    result = demo(*(argument.format(tmp=tmp_path) for argument in arguments), "--out", tmp_path / "out")
+    assert result.returncode == 1
+    assert result.stderr.startswith(message)
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_node_that_ends_early_ends_the_demo(tmp_path, tiny_model):
+    """The manifest is right, the network in it is not the manifest's: the node finds out when it starts."""
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    manifest = tiny_model / "model.yaml"
+    manifest.write_text(manifest.read_text().replace("tensor: image", "tensor: picture"))
+    result = demo(tmp_path / "a.png", "--model", tiny_model, "--out", tmp_path / "out")
+    assert result.returncode == 1
+    assert "no tensor 'picture' there" in result.stderr
+    assert "perception_node.node ended early" in result.stderr

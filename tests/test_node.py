@@ -1,0 +1,197 @@
+"""The node in a process of its own, spoken to through real DDS."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("vision_msgs.msg", reason="needs vision_msgs")
+
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
+from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
+from vision_msgs.msg import LabelInfo  # noqa: E402
+
+from perception_node.dds import use_image_profile  # noqa: E402
+from perception_node.messages import MessageFactory, decode_image  # noqa: E402
+from perception_node.node import NewestFrame  # noqa: E402
+from perception_node.topics import NODE, OUTPUTS  # noqa: E402
+
+pytestmark = pytest.mark.ros
+TIMEOUT_S = 60
+
+
+def start_node(*parameters):
+    arguments = [word for parameter in parameters for word in ("-p", parameter)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "perception_node.node", "--ros-args", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def stop_node(process):
+    """Interrupts it, as Ctrl-C and ros2 launch do; its status and what it said."""
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=TIMEOUT_S)
+    return process.returncode, said
+
+
+class Camera:
+    """Publishes images to the node and collects what it answers, by topic."""
+
+    def __init__(self, topics):
+        use_image_profile()
+        rclpy.init()
+        self.node = rclpy.create_node("camera")
+        self.make = MessageFactory.rclpy()
+        self.image = self.node.create_publisher(Image, "image", QoSProfile(depth=5))
+        self.camera_info = self.node.create_publisher(CameraInfo, "camera_info", QoSProfile(depth=5))
+        self.answers = {topic: [] for topic in (*topics, "label_info", "diagnostics")}
+        for topic in topics:
+            message_class = self.make.message_class(OUTPUTS[topic].type)
+            self.node.create_subscription(message_class, f"{NODE}/{topic}", self.answers[topic].append, 10)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.node.create_subscription(LabelInfo, f"{NODE}/label_info", self.answers["label_info"].append, latched)
+        self.node.create_subscription(DiagnosticArray, "/diagnostics", self.answers["diagnostics"].append, 10)
+
+    def spin_until(self, condition):
+        end = time.monotonic() + TIMEOUT_S
+        while not condition():
+            assert time.monotonic() < end, {topic: len(found) for topic, found in self.answers.items()}
+            rclpy.spin_once(self.node, timeout_sec=0.05)
+
+    def send(self, stamp_ns, pixels, encoding="bgr8", **wrong):
+        message = self.make.image(self.make.header(stamp_ns, "cam"), pixels, encoding)
+        for field, value in wrong.items():
+            setattr(message, field, value)
+        self.image.publish(message)
+
+    def ask(self, stamp_ns, pixels, encoding="bgr8"):
+        """The answers to one image, by topic. It is sent until every topic answers: until both sides have found each
+        other, images and answers are lost."""
+
+        def answered():
+            found = {topic: [m for m in self.answers[topic] if m.header.stamp.nanosec == stamp_ns] for topic in OUTPUTS}
+            return all(found.values()) and {topic: messages[0] for topic, messages in found.items()}
+
+        def sent_and_answered():
+            if self.diagnostic("waiting") == "0":
+                self.send(stamp_ns, pixels, encoding)
+            return answered()
+
+        self.spin_until(sent_and_answered)
+        return answered()
+
+    def diagnostic(self, key):
+        """A value of the node's newest diagnostics; None before the first."""
+        arrays = self.answers["diagnostics"]
+        return {item.key: item.value for item in arrays[-1].status[0].values}[key] if arrays else None
+
+    def close(self):
+        self.node.destroy_node()
+        rclpy.try_shutdown()
+
+
+@pytest.fixture
+def camera():
+    camera = Camera([*OUTPUTS])
+    yield camera
+    camera.close()
+
+
+@pytest.fixture
+def node(tiny_model):
+    process = start_node(f"model:={tiny_model}")
+    yield process
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def test_every_output_has_the_images_header_and_the_ids_agree(node, camera):
+    answers = camera.ask(6, np.zeros((8, 16, 3), np.uint8))
+    for topic, message in answers.items():
+        header = message.header
+        assert (header.stamp.sec, header.stamp.nanosec, header.frame_id) == (0, 6, "cam"), topic
+    encodings = {topic: (m.encoding, m.height, m.width) for topic, m in answers.items() if topic != "instances"}
+    expected = dict.fromkeys(("class_map", "confidence", "drivable_area"), ("mono8", 8, 16))
+    assert encodings == {**expected, "instance_map": ("16UC1", 8, 16), "overlay": ("bgr8", 8, 16)}
+    ids = np.frombuffer(answers["instance_map"].data, np.uint16)
+    detections = answers["instances"].detections
+    assert {int(d.id) for d in detections} == set(np.unique(ids)) - {0} != set()
+    class_map = np.frombuffer(answers["class_map"].data, np.uint8)
+    assert {int(d.results[0].hypothesis.class_id) for d in detections} == set(np.unique(class_map[ids > 0])) == {2}
+    assert decode_image(answers["overlay"]).any()
+    camera.spin_until(lambda: camera.answers["label_info"])
+    (label_info,) = camera.answers["label_info"]
+    assert [(c.class_id, c.class_name) for c in label_info.class_map] == [(0, "road"), (1, "sky"), (2, "car")]
+
+
+def test_bad_images_are_refused_and_counted_and_the_node_goes_on(node, camera):
+    picture = np.zeros((8, 8, 3), np.uint8)
+    camera.ask(1, picture)
+    bad = [{"encoding": "32FC1"}, {"step": 7}, {"height": 9}, {"width": 0}]
+    for number, wrong in enumerate(bad, start=1):
+        camera.send(2, picture, **wrong)
+        camera.spin_until(lambda n=number: camera.diagnostic("refused") == str(n))
+    assert camera.answers["diagnostics"][-1].status[0].level == b"\x01"  # WARN
+    camera.ask(3, picture, "rgb8")
+    camera.spin_until(lambda: camera.diagnostic("waiting") == "0")
+    counts = {
+        name: int(camera.diagnostic(name)) for name in ("received", "processed", "superseded", "refused", "failed")
+    }
+    assert counts["refused"] == 4
+    assert counts["failed"] == 0
+    assert counts["received"] == counts["processed"] + counts["superseded"] + counts["refused"]
+    status, said = stop_node(node)
+    assert status == 0
+    assert "image refused: encoding: '32FC1' is not supported" in said
+
+
+def test_diagnostics_tell_stage_times_cameras_and_calibration(node, camera):
+    camera.spin_until(lambda: camera.diagnostic("cameras") == "1")
+    assert camera.diagnostic("camera_info") == "none yet"
+    camera.ask(1, np.zeros((8, 8, 3), np.uint8))
+    camera.camera_info.publish(CameraInfo())
+    camera.spin_until(lambda: camera.diagnostic("camera_info") == "yes" and camera.diagnostic("waiting") == "0")
+    for stage in ("decode", "preprocess", "network", "fusion", "drivable", "publish"):
+        assert float(camera.diagnostic(f"{stage} p50 ms")) >= 0
+
+
+def test_an_interrupted_node_ends_in_order(node, camera):
+    camera.ask(1, np.zeros((8, 8, 3), np.uint8))
+    status, said = stop_node(node)
+    assert status == 0
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "model.yaml").unlink(), "has no model.yaml"),
+        (lambda folder: (folder / "model.onnx").write_bytes(b""), "model.yaml:2: sha256: "),
+    ],
+)
+def test_a_wrong_model_ends_the_node_with_one_line(tiny_model, change, message):
+    change(tiny_model)
+    process = start_node(f"model:={tiny_model}")
+    _, said = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_newest_frame_wins():
+    newest = NewestFrame()
+    assert [newest.put(frame) for frame in "abc"] == [False, True, True]
+    assert newest.take() == "c"
+    assert newest.put("d") is False
+    newest.close()
+    assert newest.take() is None

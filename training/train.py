@@ -58,7 +58,7 @@ def train(config: dict, data: Path, out: Path, workers: int) -> None:
         net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config["ema"]), use_buffers=True
     )
     state = {"net": net, "average": average, "optimizer": optimizer, "schedule": schedule}
-    first_epoch = load_checkpoint(out / "checkpoint.pt", state)
+    first_epoch = load_checkpoint(out / "checkpoint.pt", state, config)
 
     for epoch in range(first_epoch, config["epochs"]):
         training.epoch = epoch
@@ -85,7 +85,8 @@ def train(config: dict, data: Path, out: Path, workers: int) -> None:
         row = {"epoch": epoch + 1, **{k: round(v, 5) for k, v in sums.items()}}
         row["val_miou"] = round(validate(average.module, validation, config, device), 4)
         log(out / "log.csv", row)
-        save_checkpoint(out / "checkpoint.pt", {"epoch": epoch + 1, **{k: v.state_dict() for k, v in state.items()}})
+        parts = {name: part.state_dict() for name, part in state.items()}
+        save_checkpoint(out / "checkpoint.pt", {"epoch": epoch + 1, "config": config, **parts})
         tqdm.write(str(row))
 
 
@@ -149,11 +150,18 @@ def validate(net: PanopticDeepLab, frames: CamVid, config: dict, device: torch.d
     return mean_iou(confusion)
 
 
-def load_checkpoint(path: Path, state: dict) -> int:
-    """Restores `state` from `path` where it exists; the epochs done."""
+def load_checkpoint(path: Path, state: dict, config: dict) -> int:
+    """Restores `state` from `path` where it exists; the epochs done.
+
+    Raises:
+        ValueError: the checkpoint is of another configuration, whose schedule and classes may not fit.
+    """
     if not path.exists():
         return 0
     saved = torch.load(path, map_location="cpu", weights_only=True)
+    changed = [key for key in config if config[key] != saved["config"].get(key)]
+    if changed:
+        raise ValueError(f"{path} was trained with other {', '.join(changed)}; restore them or use another --out")
     for name, part in state.items():
         part.load_state_dict(saved[name])
     print(f"going on after epoch {saved['epoch']} of {path}")

@@ -37,5 +37,6 @@ class StageTimer:
 
 def percentiles(values) -> dict[str, float]:
     """{"p50": ..., "p95": ..., "p99": ...} of a non-empty sequence of numbers, to three decimals."""
-    values = np.percentile(np.array(values), PERCENTILES)
+    # list() takes a whole copy at once; another thread may be adding meanwhile.
+    values = np.percentile(list(values), PERCENTILES)
     return {f"p{percent}": round(float(value), 3) for percent, value in zip(PERCENTILES, values, strict=True)}

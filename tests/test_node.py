@@ -148,7 +148,7 @@ def test_bad_images_are_refused_and_counted_and_the_node_goes_on(node, camera):
         name: int(camera.diagnostic(name)) for name in ("received", "processed", "superseded", "refused", "failed")
     }
     assert counts["refused"] == 4
-    assert counts["failed"] == 0
+    assert counts["failed"] == 0, stop_node(node)
     assert counts["received"] == counts["processed"] + counts["superseded"] + counts["refused"]
     status, said = stop_node(node)
     assert status == 0

@@ -14,6 +14,7 @@ DONE := $(VENV)/.done/$(or $(ROS_DISTRO),pypi)
 SUPPORTED = $(shell $(1) -c 'import sys; print("yes" if (3, 10) <= sys.version_info[:2] <= (3, 13) else "")' 2>/dev/null)
 PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.11 python3.10,\
 	$(if $(call SUPPORTED,$(candidate)),$(candidate))))
+HAS_HEADERS := import os, sysconfig; open(os.path.join(sysconfig.get_paths()["include"], "Python.h"))
 PIP = $(RUN)/python -m pip install --disable-pip-version-check -q
 
 .PHONY: demo test setup setup-training lint clean
@@ -38,6 +39,8 @@ setup: $(DONE)/package
 # Each step leaves a mark when it is done, so that an interrupted set-up goes on where it stopped.
 $(DONE)/venv:
 	@test -n "$(PYTHON)" || { echo 'needs Python 3.10 to 3.13 (python3 or python3.1x on the PATH), or PYTHON=/path/to/python'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip$(if $(ROS_DISTRO),,; $(HAS_HEADERS))' 2>/dev/null || \
+		{ echo '$(PYTHON) lacks its venv module or its C headers: sudo apt install python3-dev python3-venv'; exit 1; }
 	@echo "set-up 1/4: $$($(PYTHON) --version) in $(VENV)"
 	@$(PYTHON) -m venv --clear $(if $(ROS_DISTRO),--system-site-packages) $(VENV)
 	@mkdir -p $(DONE) && touch $@

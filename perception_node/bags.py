@@ -1,14 +1,15 @@
 """Rosbag2 recordings (mcap or sqlite3), read and written without ROS through the rosbags library."""
 
-import shutil
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from rosbags.highlevel import AnyReader, AnyReaderError
+import yaml
+from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
@@ -36,49 +37,81 @@ def is_bag(path: Path) -> bool:
     )
 
 
-@contextmanager
-def open_bag(path: Path) -> Iterator[AnyReader]:
-    """A bag open for reading.
+class _Reader(AnyReader):
+    """The library's reader, whose errors become SourceErrors. What a caller does with the bag open is not its affair.
+
+    Args:
+        path: what the user named.
+        storage: what is read: `path`, or a file in it.
+    """
+
+    def __init__(self, path: Path, storage: Path):
+        self._path = path
+        with self._blamed():
+            super().__init__([storage], default_typestore=typestore())
+
+    def open(self) -> None:
+        with self._blamed():
+            super().open()
+
+    def messages(self, *arguments: Any, **options: Any) -> Iterator[tuple[Any, int, bytes]]:
+        with self._blamed():
+            yield from super().messages(*arguments, **options)
+
+    def deserialize(self, rawdata: bytes | memoryview, typ: str) -> Any:
+        with self._blamed():
+            return super().deserialize(rawdata, typ)
+
+    @contextmanager
+    def _blamed(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # many kinds, from the library's own to struct.error, on damaged files
+            raise SourceError(
+                f"{self._path}: cannot be read as a rosbag2: {one_line(error)}; "
+                "if the recording was cut off, try `ros2 bag reindex` or `mcap recover`"
+            ) from error
+
+
+def open_bag(path: Path) -> AnyReader:
+    """A bag for reading, to be opened by `with`.
 
     Raises:
-        SourceError: it is missing, damaged or in a format that cannot be read.
+        SourceError: it is missing, damaged or in a format that cannot be read; raised too where it is read.
     """
-    folder = path
+    storage = path
     if path.is_dir() and not (path / "metadata.yaml").is_file():
         # A recording that was cut off has no metadata yet; its storage file can be read by itself.
         files = sorted([*path.glob("*.mcap"), *path.glob("*.db3")])
         if len(files) != 1:
             raise SourceError(f"{path}: no metadata.yaml and {len(files)} storage files; run `ros2 bag reindex {path}`")
-        folder = files[0]
+        storage = files[0]
+    return _Reader(path, storage)
+
+
+def one_line(error: Exception) -> str:
+    """What a library says is wrong, on one line even if it says it on several, or not at all."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _is_nothing_but_a_bag(path: Path) -> bool:
+    """Whether all that would be lost with `path` is a bag: metadata.yaml and the storage files that it names."""
     try:
-        with AnyReader([folder], default_typestore=typestore()) as reader:
-            yield reader
-    except SourceError:
-        raise
-    except Exception as error:  # the library raises many kinds, from its own to struct.error, on damaged files
-        if isinstance(error, (KeyboardInterrupt, AnyReaderError, OSError)) or _is_from_rosbags(error):
-            raise SourceError(
-                f"{path}: cannot be read as a rosbag2: {error or type(error).__name__}; "
-                "if the recording was cut off, try `ros2 bag reindex` or `mcap recover`"
-            ) from error
-        raise
-
-
-def _is_from_rosbags(error: BaseException) -> bool:
-    traceback = error.__traceback__
-    while traceback and traceback.tb_next:
-        traceback = traceback.tb_next
-    return bool(traceback) and "rosbags" in Path(traceback.tb_frame.f_code.co_filename).parts
+        information = yaml.safe_load((path / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+        names = {"metadata.yaml", *(Path(name).name for name in information["relative_file_paths"])}
+        return all(file.name in names and file.is_file() for file in path.iterdir())
+    except (OSError, ValueError, LookupError, TypeError, yaml.YAMLError):
+        return False
 
 
 class BagWriter:
     """Writes a rosbag2 (mcap, zstd) that appears under its name only when it is complete.
 
     Args:
-        path: the bag's folder; replaced if it is a bag already.
+        path: the bag's folder; replaced if it is a bag, and nothing else, already.
 
     Raises:
-        SourceError: `path` exists and is no bag.
+        SourceError: `path` exists and is something else.
 
     Example:
         with BagWriter(Path("out/bag")) as bag:
@@ -86,13 +119,11 @@ class BagWriter:
     """
 
     def __init__(self, path: Path):
-        if path.exists() and not is_bag(path):
-            raise SourceError(f"{path}: exists and is no bag; name another place")
-        self.path = path
-        self._part = path.with_name(f"{path.name}.part")
-        shutil.rmtree(self._part, ignore_errors=True)
-        self._writer = Writer(self._part, version=9, storage_plugin=StoragePlugin.MCAP)
-        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        self.path = path.resolve()
+        if self.path.exists() and not _is_nothing_but_a_bag(self.path):
+            raise SourceError(
+                f"{path}: exists and is no bag, or a folder with other things in it too; name another place"
+            )
         self._connections: dict[str, Any] = {}
 
     def write(self, topic: str, message_type: str, time_ns: int, cdr: bytes | memoryview) -> None:
@@ -102,23 +133,23 @@ class BagWriter:
         self._writer.write(self._connections[topic], time_ns, cdr)
 
     def __enter__(self) -> "BagWriter":
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # In a folder of its own it has its name from the start: the library names the storage file after the bag.
+        self._part = TemporaryDirectory(prefix=f"{self.path.name}.part-", dir=self.path.parent)
+        self._writer = Writer(Path(self._part.name) / self.path.name, version=9, storage_plugin=StoragePlugin.MCAP)
+        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         self._writer.open()
         return self
 
     def __exit__(self, error_type: type | None, *_: object) -> None:
-        if error_type is not None:
-            self._writer.abort()
-            shutil.rmtree(self._part, ignore_errors=True)
-            return
-        self._writer.close()
-        # The library names the storage file after the folder, and the metadata names that file.
-        old = f"{self._part.name}.mcap"
-        (self._part / old).rename(self._part / f"{self.path.name}.mcap")
-        metadata = self._part / "metadata.yaml"
-        metadata.write_text(metadata.read_text().replace(old, f"{self.path.name}.mcap"))
-        if self.path.is_dir():
-            shutil.rmtree(self.path)
-        self._part.rename(self.path)
+        with self._part:
+            if error_type is not None:
+                self._writer.abort()
+                return
+            self._writer.close()
+            if self.path.exists():
+                self.path.rename(Path(self._part.name) / f"{self.path.name}.old")
+            self._writer.path.rename(self.path)
 
 
 def header_stamp_ns(cdr: bytes | memoryview) -> int:

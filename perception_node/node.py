@@ -12,7 +12,9 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
+from rclpy.exceptions import InvalidHandle, NotInitializedException, ParameterException
 from rclpy.executors import ExternalShutdownException
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
@@ -28,6 +30,7 @@ from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, LABEL_INFO, 
 SENSOR_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 OUTPUT_QOS = QoSProfile(depth=5)  # reliable: RViz and nav2 ask for it, and who asks for less gets it too
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+RCLError = rclpy_implementation.RCLError
 DIAGNOSTICS_PERIOD_S = 1.0
 WARNING_PERIOD_S = 5.0
 
@@ -156,7 +159,18 @@ class PerceptionNode(Node):
             for name, output in OUTPUTS.items():
                 publisher = self._outputs[name]
                 if publisher.get_subscription_count():
-                    publisher.publish(output.fill(self._make, scene))
+                    self._publish(publisher, output.fill(self._make, scene))
+
+    def _publish(self, publisher: Any, message: Any) -> None:
+        """DDS may refuse a message on a loaded machine: the others are sent nevertheless, and the node goes on."""
+        try:
+            publisher.publish(message)
+        except RCLError as error:
+            if not self.context.ok():
+                raise
+            self.get_logger().warning(
+                f"{publisher.topic_name}: not sent: {error}", throttle_duration_sec=WARNING_PERIOD_S
+            )
 
     def _publish_diagnostics(self) -> None:
         counts = dict(self._counts)
@@ -184,22 +198,24 @@ class PerceptionNode(Node):
         status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
         array = DiagnosticArray(status=[status])
         array.header.stamp = self.get_clock().now().to_msg()
-        self._diagnostics.publish(array)
+        self._publish(self._diagnostics, array)
 
 
 def main() -> int:
     """Console script `perception_node`; the exit status."""
     use_image_profile()
-    rclpy.init()
-    node = None
+    node, is_up = None, False
     try:
+        rclpy.init()
+        is_up = True
         node = PerceptionNode()
         rclpy.spin(node)
-    except UserError as error:
-        rclpy.logging.get_logger(NODE).fatal(str(error))
-        return 1
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except (UserError, ParameterException, RCLError, InvalidHandle, NotInitializedException) as error:
+        if not is_up or rclpy.ok():  # else it was interrupted while it started
+            rclpy.logging.get_logger(NODE).fatal(" ".join(str(error).split()))
+            return 1
     finally:
         if node is not None:
             node.destroy_node()

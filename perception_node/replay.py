@@ -11,7 +11,7 @@ from perception_node.drivable import drivable_area
 from perception_node.errors import BadImage
 from perception_node.messages import MessageFactory, decode_image
 from perception_node.pipeline import Pipeline
-from perception_node.sources import Source
+from perception_node.sources import Source, check_apart
 from perception_node.topics import IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE, OUTPUTS, Scene
 
 
@@ -23,15 +23,17 @@ def replay(pipeline: Pipeline, source: Source, out: Path, overlay: bool = False)
     Args:
         pipeline: what perceives.
         source: the footage.
-        out: folder of the bag to write; replaced if it is a bag already.
+        out: folder of the bag to write; replaced if it is a bag, and nothing else, already.
         overlay: write the overlay too, as large as the input.
 
     Returns:
-        frames, refused (images that could not be used), instances, stages_ms.
+        frames, refused (images that could not be used), missing (images that the footage should have but ends before),
+        instances, stages_ms.
 
     Raises:
-        SourceError: the footage cannot be read, or `out` is something else than a bag.
+        SourceError: the footage cannot be read, or `out` is something else than a bag or overlaps the footage.
     """
+    check_apart(source.path, out)
     taxonomy = pipeline.model.taxonomy
     make = MessageFactory.rosbags(typestore())
     frames = refused = instances = 0
@@ -40,7 +42,6 @@ def replay(pipeline: Pipeline, source: Source, out: Path, overlay: bool = False)
             if item.topic != IMAGE:
                 continue
             progress.update()
-            header = item.message.header
             try:
                 with pipeline.timer("decode"):
                     image = decode_image(item.message)
@@ -48,6 +49,7 @@ def replay(pipeline: Pipeline, source: Source, out: Path, overlay: bool = False)
                 refused += 1
                 progress.write(f"{item.name} refused: {error}", file=sys.stderr)
                 continue
+            header = item.message.header
             if frames == 0:
                 info = make.label_info(header, taxonomy)
                 bag.write(
@@ -67,4 +69,10 @@ def replay(pipeline: Pipeline, source: Source, out: Path, overlay: bool = False)
                     )
             frames += 1
             instances += len(frame.instances)
-    return {"frames": frames, "refused": refused, "instances": instances, "stages_ms": pipeline.timer.percentiles()}
+    return {
+        "frames": frames,
+        "refused": refused,
+        "missing": source.missing(frames + refused),
+        "instances": instances,
+        "stages_ms": pipeline.timer.percentiles(),
+    }

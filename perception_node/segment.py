@@ -12,7 +12,7 @@ from perception_node.drivable import drivable_area
 from perception_node.errors import SourceError
 from perception_node.metrics import Evaluation, truth_from_classes
 from perception_node.pipeline import Pipeline
-from perception_node.sources import Source
+from perception_node.sources import Source, check_outside, picture_or_none
 from perception_node.taxonomy import Taxonomy
 from perception_node.visualize import draw_overlay
 
@@ -32,11 +32,17 @@ def segment(pipeline: Pipeline, source: Source, out: Path, truth: Path | None = 
             components of thing classes are taken for them, those under 50 pixels as void.
 
     Returns:
-        What summary.json holds: frames, instances, stages_ms and, with a truth, metrics.
+        What summary.json holds: frames, missing (images that the footage should have but ends before), instances,
+        stages_ms and, with a truth, metrics.
 
     Raises:
-        SourceError: a frame or its label cannot be read, or they differ in size.
+        SourceError: a frame or its label cannot be read, they differ in size, or they lie where the results go.
     """
+    for folder in ("panoptic", "class_ids", "overlay", *(["truth"] if truth else [])):
+        for read in (source.path, *([truth] if truth else [])):
+            check_outside(read, out / folder)
+    for name in ("panoptic.json", "truth.json", "summary.json"):  # an older run's would pass for this one's
+        (out / name).unlink(missing_ok=True)
     taxonomy = pipeline.model.taxonomy
     for folder in ("class_ids", "overlay"):
         (out / folder).mkdir(parents=True, exist_ok=True)
@@ -46,7 +52,7 @@ def segment(pipeline: Pipeline, source: Source, out: Path, truth: Path | None = 
     instances = frames = 0
     for name, image in tqdm(source.frames(), total=source.n_frames or None, desc="segment", unit="frame"):
         frame = pipeline(image)
-        panoptic.add(name, name, frame)
+        panoptic.add(name, source.file_name(name), frame)
         save_png(out / "class_ids" / f"{name}.png", frame.class_map)
         overlay = draw_overlay(image, frame, drivable_area(frame, taxonomy), taxonomy)
         if not cv2.imwrite(str(out / "overlay" / f"{name}.jpg"), overlay):
@@ -54,12 +60,17 @@ def segment(pipeline: Pipeline, source: Source, out: Path, truth: Path | None = 
         if truth_writer:
             labels = read_labels(truth / f"{name}.png", taxonomy, frame.class_map.shape)
             truth_frame = truth_from_classes(labels, taxonomy.thing_ids)
-            truth_writer.add(name, name, truth_frame)
+            truth_writer.add(name, source.file_name(name), truth_frame)
             evaluation.add(labels, truth_frame, frame)
         frames += 1
         instances += len(frame.instances)
     panoptic.close()
-    summary = {"frames": frames, "instances": instances, "stages_ms": pipeline.timer.percentiles()}
+    summary = {
+        "frames": frames,
+        "missing": source.missing(frames),
+        "instances": instances,
+        "stages_ms": pipeline.timer.percentiles(),
+    }
     if truth_writer:
         truth_writer.close()
         summary["metrics"] = evaluation.summary()
@@ -69,7 +80,7 @@ def segment(pipeline: Pipeline, source: Source, out: Path, truth: Path | None = 
 
 def read_labels(path: Path, taxonomy: Taxonomy, shape: tuple[int, ...]) -> np.ndarray:
     """uint8 (H, W) class ids of a label picture; values that are no class are void."""
-    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    labels = picture_or_none(cv2.imread, str(path), cv2.IMREAD_UNCHANGED)
     if labels is None:
         raise SourceError(f"{path}: missing or not an image; every frame needs its label")
     if labels.dtype != np.uint8 or labels.shape != shape:

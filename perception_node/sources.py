@@ -1,15 +1,19 @@
 """Footage: a video, an image, a folder of images or a rosbag2, all read as the ROS messages a camera would send."""
 
+import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from rosbags.typesys.store import Typestore
+from tqdm import tqdm
 
-from perception_node.bags import is_bag, open_bag, typestore
+from perception_node.bags import is_bag, one_line, open_bag, typestore
 from perception_node.errors import BadImage, SourceError
 from perception_node.messages import MessageFactory, decode_image
 from perception_node.topics import CAMERA_INFO, IMAGE
@@ -21,7 +25,7 @@ _IMAGE_TYPE, _COMPRESSED_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/Compre
 _CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SourceMessage:
     """One message of the footage.
 
@@ -29,13 +33,23 @@ class SourceMessage:
         topic: "image" or "camera_info".
         time_ns: when it was recorded, or is due; nanoseconds since the epoch.
         name: of the frame, unique in its source, fit for a file name.
-        message: the rosbags library's sensor_msgs/Image or CameraInfo.
+        read: makes `message`.
     """
 
     topic: str
     time_ns: int
     name: str
-    message: Any
+    read: Callable[[], Any]
+
+    @cached_property
+    def message(self) -> Any:
+        """The rosbags library's sensor_msgs/Image or CameraInfo; made when it is asked for, so that one damaged message
+        does not end the footage.
+
+        Raises:
+            BadImage: the message is damaged.
+        """
+        return self.read()
 
 
 class Source:
@@ -51,6 +65,18 @@ class Source:
 
     def __iter__(self) -> Iterator[SourceMessage]:
         raise NotImplementedError
+
+    def file_name(self, name: str) -> str:
+        """Of the image file that the frame `name` is; where frames have no files of their own, `name`."""
+        return name
+
+    def missing(self, n_read: int) -> int:
+        """How many images the container holds beyond the `n_read` that could be read.
+
+        0 for the few by which a video's own count, often reckoned from its duration, is wrong.
+        """
+        missing = self.n_frames - n_read
+        return missing if missing > 2 + self.n_frames // 50 else 0
 
     def frames(self) -> Iterator[tuple[str, np.ndarray]]:
         """The images as (name, uint8 (H, W, 3) BGR).
@@ -91,6 +117,31 @@ def open_source(path: Path, topic: str | None = None, fps: float | None = None, 
     return VideoSource(path, fps, start_ns)
 
 
+def check_apart(source: Path, out: Path) -> None:
+    """Before `out` is written or replaced.
+
+    Raises:
+        SourceError: it is `source`, holds it or lies in it.
+    """
+    check_outside(source, out)
+    if out.resolve().is_relative_to(source.resolve()):
+        raise SourceError(f"{out}: lies in the input {source}; name a place outside of it")
+
+
+def check_outside(source: Path, out: Path) -> None:
+    """Raises SourceError if `out`, about to be written, is `source` or holds it."""
+    if source.resolve().is_relative_to(out.resolve()):
+        raise SourceError(f"{out}: would overwrite the input {source}; name another place")
+
+
+def picture_or_none(read: Callable[..., np.ndarray | None], *arguments: Any) -> np.ndarray | None:
+    """What OpenCV's imread or imdecode gives; None too where they raise: no bytes at all, too many pixels."""
+    try:
+        return read(*arguments)
+    except cv2.error:
+        return None
+
+
 class _StamplessSource(Source):
     """Pictures without stamps: they get them from the frame rate."""
 
@@ -100,9 +151,8 @@ class _StamplessSource(Source):
 
     def _message(self, index: int, name: str, image: np.ndarray) -> SourceMessage:
         time_ns = self._start_ns + round(index * self._period_ns)
-        return SourceMessage(
-            IMAGE, time_ns, name, self._make.image(self._make.header(time_ns, FRAME_ID), image, "bgr8")
-        )
+        header = self._make.header(time_ns, FRAME_ID)
+        return SourceMessage(IMAGE, time_ns, name, partial(self._make.image, header, image, "bgr8"))
 
 
 class ImageSource(_StamplessSource):
@@ -112,16 +162,34 @@ class ImageSource(_StamplessSource):
         if not files:
             raise SourceError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}) and no rosbag2")
         super().__init__(path, fps or FOLDER_FPS, start_ns)
-        stems = Counter(file.stem for file in files)
-        self._files = {file: file.stem if stems[file.stem] == 1 else file.name.replace(".", "_") for file in files}
+        self._files = dict(zip(_unique_names(files), files, strict=True))
         self.n_frames = len(files)
 
+    def file_name(self, name: str) -> str:
+        return self._files[name].name
+
     def __iter__(self) -> Iterator[SourceMessage]:
-        for index, (file, name) in enumerate(self._files.items()):
-            image = cv2.imread(str(file), cv2.IMREAD_COLOR)
+        for index, (name, file) in enumerate(self._files.items()):
+            image = picture_or_none(cv2.imread, str(file), cv2.IMREAD_COLOR)
             if image is None:
                 raise SourceError(f"{file}: cannot be read as an image; repair or remove it")
             yield self._message(index, name, image)
+
+
+def _unique_names(files: list[Path]) -> list[str]:
+    """Each file's stem; where several have the same, the file's whole name, its dots replaced."""
+    stems = Counter(file.stem for file in files)
+    taken = {stem for stem, count in stems.items() if count == 1}
+    names = []
+    for file in files:
+        name = file.stem
+        if stems[name] > 1:
+            name = file.name.replace(".", "_")
+            while name in taken:
+                name += "_"
+            taken.add(name)
+        names.append(name)
+    return names
 
 
 class VideoSource(_StamplessSource):
@@ -146,6 +214,11 @@ class VideoSource(_StamplessSource):
             capture.release()
         if index == 0:
             raise SourceError(f"{self.path}: holds no frame that can be decoded")
+        if self.missing(index):
+            # Not print, which would end up in the middle of a progress bar.
+            tqdm.write(
+                f"{self.path}: ends after {index} of {self.n_frames} frames; cut off or damaged there?", file=sys.stderr
+            )
 
 
 class BagSource(Source):
@@ -186,20 +259,23 @@ class BagSource(Source):
             connections = [c for c in reader.connections if c.topic in (self.topic, self._info_topic)]
             index = 0
             for connection, time_ns, cdr in reader.messages(connections):
-                message = reader.deserialize(cdr, connection.msgtype)
+                read = partial(_read_message, reader.typestore, cdr, connection.msgtype)
                 if connection.topic == self._info_topic:
-                    yield SourceMessage(CAMERA_INFO, time_ns, f"camera_info_{index:06d}", message)
+                    yield SourceMessage(CAMERA_INFO, time_ns, f"camera_info_{index:06d}", read)
                     continue
-                if connection.msgtype == _COMPRESSED_TYPE:
-                    message = self._decompress(message, index)
-                yield SourceMessage(IMAGE, time_ns, f"frame_{index:06d}", message)
+                yield SourceMessage(IMAGE, time_ns, f"frame_{index:06d}", read)
                 index += 1
 
-    def _decompress(self, message: Any, index: int) -> Any:
-        image = cv2.imdecode(message.data, cv2.IMREAD_COLOR)
-        if image is None:
-            raise SourceError(
-                f"{self.path}: message {index} of {self.topic}: data: not a JPEG or PNG image "
-                f"(format {message.format!r}, {len(message.data)} bytes)"
-            )
-        return MessageFactory.rosbags(typestore()).image(message.header, image, "bgr8")
+
+def _read_message(types: Typestore, cdr: bytes | memoryview, message_type: str) -> Any:
+    """A message of a bag, whose message types are `types`; a compressed image as the image that it holds."""
+    try:
+        message = types.deserialize_cdr(cdr, message_type)
+    except Exception as error:  # many kinds on damaged messages
+        raise BadImage("message", f"{len(cdr)} bytes are no {message_type}: {one_line(error)}") from error
+    if message_type != _COMPRESSED_TYPE:
+        return message
+    image = picture_or_none(cv2.imdecode, message.data, cv2.IMREAD_COLOR)
+    if image is None:
+        raise BadImage("data", f"not a JPEG or PNG image (format {message.format!r}, {len(message.data)} bytes)")
+    return MessageFactory.rosbags(typestore()).image(message.header, image, "bgr8")

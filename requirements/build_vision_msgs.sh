@@ -24,7 +24,8 @@ build() {
 }
 if ! build >"$build/log" 2>&1; then
     cat "$build/log"
-    echo "vision_msgs could not be built; it takes a C and a C++ compiler and make (apt install build-essential)" >&2
+    echo "vision_msgs could not be built; it takes compilers for C and C++, make and Python's headers" \
+        "(apt install build-essential python3-dev)" >&2
     exit 1
 fi
 "$python" -c 'from vision_msgs.msg import Detection2DArray, LabelInfo'

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from test_sources import image, write_bag
+from test_sources import compressed, image, write_bag
 
 from perception_node.bags import open_bag
 from perception_node.cli import main
@@ -65,6 +65,31 @@ def test_replay_gives_every_image_its_answers(tiny_model, tmp_path):
     assert [c.class_name for c in messages["label_info"][0][1].class_map] == ["road", "sky", "car"]
 
 
+def test_replay_leaves_out_what_is_damaged(tiny_model, tmp_path):
+    broken = compressed(2, 20)
+    broken.data = broken.data[:0]
+    bag = write_bag(
+        tmp_path / "bag", [("/cam", 1, compressed(1, 10)), ("/cam", 2, broken), ("/cam", 3, compressed(3, 30))]
+    )
+    result = perception("replay", bag, "--out", tmp_path / "out", "--model", tiny_model, "--json")
+    assert result.exit_code == 0
+    assert "frame_000001 refused: data: not a JPEG or PNG image" in result.output
+    summary = json.loads(result.stdout)
+    assert (summary["frames"], summary["refused"], summary["missing"]) == (2, 1, 0)
+    with open_bag(tmp_path / "out") as reader:
+        assert [t for c, t, _ in reader.messages() if c.topic.endswith("class_map")] == [1, 3]
+
+
+def test_replay_does_not_replace_what_it_reads(tiny_model, tmp_path):
+    bag = write_bag(tmp_path / "bag", [("/cam", 1, image(1, 10))])
+    before = {path: path.read_bytes() for path in bag.iterdir()}
+    for out in (bag, bag / "out"):
+        result = perception("replay", bag, "--out", out, "--model", tiny_model)
+        assert (result.exit_code, result.output.count("\n")) == (1, 1)
+        assert f"the input {bag}" in result.output
+    assert {path: path.read_bytes() for path in bag.iterdir()} == before
+
+
 def test_replay_writes_overlays_if_asked(tiny_model, tmp_path):
     bag = write_bag(tmp_path / "bag", [("/cam", 1, image(1, 10))])
     perception("replay", bag, "--out", tmp_path / "out", "--model", tiny_model, "--overlay")
@@ -82,11 +107,14 @@ def test_replay_writes_overlays_if_asked(tiny_model, tmp_path):
         (["segment", "{tmp}", "--out", "{tmp}/out", "--model", "nosuch"], "holds no images"),
         (["segment", "{tmp}/a.png", "--out", "{tmp}/out", "--model", "nosuch"], "model 'nosuch': no such folder"),
         (["segment", "{tmp}/a.png", "--out", "{tmp}/out", "--device", "tpu"], "device 'tpu': this version runs on cpu"),
-        (["replay", "{tmp}/a.png", "--out", "{tmp}"], "exists and is no bag"),
+        (["replay", "{tmp}/a.png", "--out", "{tmp}/notes.txt"], "notes.txt: exists and is no bag"),
+        (["replay", "{tmp}/a.png", "--out", "{tmp}/a.png"], "a.png: would overwrite the input"),
+        (["replay", "{tmp}/a.png", "--out", "{tmp}"], "would overwrite the input"),
     ],
 )
 def test_errors_are_one_line_and_a_status(tmp_path, arguments, message):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "notes.txt").write_text("x")
     if "holds no images" in message:
         (tmp_path / "a.png").unlink()
     result = perception(*(argument.format(tmp=tmp_path) for argument in arguments))

@@ -1,15 +1,24 @@
 """The demo on real footage: player, node and recorder, each a process of its own."""
 
+import contextlib
 import json
+import signal
+import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
-from perception_node.bags import open_bag
+from perception_node.bags import BagWriter, open_bag, typestore
+from perception_node.demo.__main__ import _unused_domain, main
+from perception_node.errors import UserError
+from perception_node.messages import MessageFactory
 from perception_node.model import load_model
 from perception_node.panoptic import UNLABELLED
 from perception_node.topics import OUTPUTS
@@ -37,6 +46,7 @@ def out(camvid_val, tmp_path_factory):
         (folder / "images" / path.name).symlink_to(path)
     result = demo(folder / "images", "--out", folder / "out", "--wait", "--fps", 15)
     assert result.returncode == 0, result.stderr
+    assert "12 frames in, 12 out, dropped: none\n" in result.stdout
     assert str(folder / "out" / "index.html") in result.stdout
     return folder / "out"
 
@@ -103,20 +113,83 @@ def test_the_demo_can_run_again_on_its_own_bag(out):
     assert result.returncode == 0, result.stderr
     frames = json.loads((again / "summary.json").read_text())["frames"]
     assert frames["in"] == 12 == frames["out"] + sum(frames["dropped"].values())
+    assert min(frames["dropped"].values()) >= 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["/nowhere.mp4"], "Error: /nowhere.mp4: does not exist"),
-        (["{tmp}", "--model", "nosuch"], "Error: model 'nosuch': no such folder"),
+        (["{tmp}/a.png", "--model", "nosuch"], "Error: model 'nosuch': no such folder"),
+        (["{tmp}/out/bag"], "Error: {tmp}/out/bag: would overwrite the input"),
     ],
 )
 def test_errors_are_one_line(tmp_path, arguments, message):
     result = demo(*(argument.format(tmp=tmp_path) for argument in arguments), "--out", tmp_path / "out")
     assert result.returncode == 1
-    assert result.stderr.startswith(message)
+    assert result.stderr.startswith(message.format(tmp=tmp_path))
     assert result.stderr.count("\n") == 1
+
+
+def test_every_frame_is_waited_for_though_stamps_repeat(tmp_path, tiny_model):
+    """Played as fast as they come, frames of one stamp would take each other's answers for their own."""
+    make = MessageFactory.rosbags(typestore())
+    image = make.image(make.header(0, "camera"), np.zeros((8, 8, 3), np.uint8), "bgr8")
+    with BagWriter(tmp_path / "bag") as bag:
+        for time_ns in range(20):
+            bag.write("/image", image.__msgtype__, time_ns, typestore().serialize_cdr(image, image.__msgtype__))
+    result = demo(tmp_path / "bag", "--out", tmp_path / "out", "--wait", "--model", tiny_model)
+    assert "20 frames in, 20 out, dropped: none" in result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("option", ["--rate", "--fps"])
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "0", "-1", "1e-320"])
+def test_paces_are_numbers_that_can_be_played(option, value):
+    result = CliRunner().invoke(main, [".", option, value])
+    assert result.exit_code == 2
+    assert "is not in the range 0.001<=x<=1000" in result.stderr
+
+
+def children_of(pid):
+    """The Python modules that run as children of the process, as module -> pid."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, IndexError):
+            if folder.name.isdigit() and f"\nPPid:\t{pid}\n" in (folder / "status").read_text():
+                found[(folder / "cmdline").read_text().split("\0")[2]] = int(folder.name)
+    return found
+
+
+def wait_until(condition, timeout_s=60):
+    end = time.monotonic() + timeout_s
+    while not (result := condition()):
+        assert time.monotonic() < end
+    return result
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+def test_whatever_ends_the_demo_ends_its_processes(tmp_path, tiny_model, number):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "index.html").write_text("of an earlier run")
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    command = [sys.executable, "-m", "perception_node.demo", tmp_path / "a.png", "--out", tmp_path / "out"]
+    process = subprocess.Popen([*command, "--model", tiny_model], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    modules = {"perception_node.node", "perception_node.demo.recorder", "perception_node.demo.player"}
+    children = wait_until(lambda: (found := children_of(process.pid)).keys() == modules and found)
+    process.send_signal(number)
+    assert process.wait(60) == (-number if number == signal.SIGKILL else 1)
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children.values()))
+    assert not (tmp_path / "out" / "index.html").exists()
+
+
+def test_the_demo_keeps_to_itself():
+    """A domain is taken when a participant's port is."""
+    domain = _unused_domain()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken, pytest.MonkeyPatch.context() as patch:
+        taken.bind(("127.0.0.1", 7410 + 250 * domain))
+        patch.setattr("random.sample", lambda *_: [domain])
+        with pytest.raises(UserError, match="all ROS domains from 1 to 101 are in use"):
+            _unused_domain()
 
 
 def test_a_node_that_ends_early_ends_the_demo(tmp_path, tiny_model):

@@ -50,3 +50,10 @@ def test_no_road_ahead_is_nothing_drivable(row):
 
 def test_one_pixel():
     assert area("r") == ["#"]
+
+
+def test_instances_of_a_drivable_class_are_not_drivable():
+    taxonomy = Taxonomy([Category(0, "road", (0, 0, 0), drivable=True), Category(1, "ramp", (0, 0, 1), True, True)])
+    class_map = np.array([[0, 1, 0], [0, 0, 0]], np.uint8)
+    frame = PanopticFrame.from_maps(class_map, class_map.astype(np.uint16), class_map)
+    assert drivable_area(frame, taxonomy).tolist() == [[255, 0, 255], [255, 255, 255]]

@@ -56,3 +56,15 @@ def test_any_size_fits(image_hw):
     for resize in ("letterbox", "stretch"):
         tensor, _ = preprocess(np.full((*image_hw, 3), 50, np.uint8), spec(resize=resize))
         assert tensor.max() == 50
+
+
+def test_shrinking_averages_areas():
+    columns = np.array([0, 0, 0, 200, 100, 100, 0, 0], np.uint8)  # four of each become one
+    tensor, _ = preprocess(np.tile(columns[None, :, None], (8, 1, 3)), spec(size_hw=(2, 2)))
+    assert tensor[0, 0].tolist() == [[50, 50], [50, 50]]
+
+
+def test_growing_interpolates():
+    image = np.tile(np.array([0, 100], np.uint8)[None, :, None], (1, 1, 3))
+    tensor, _ = preprocess(image, spec(size_hw=(2, 4)))
+    assert tensor[0, 0].tolist() == [[0, 25, 75, 100]] * 2

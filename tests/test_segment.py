@@ -3,6 +3,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from test_sources import write_video
 
 from perception_node.coco import CocoPanopticWriter
 from perception_node.errors import SourceError
@@ -78,6 +79,46 @@ def test_class_ids_and_overlays(tiny_model, tmp_path):
     assert set(np.unique(class_ids)) == {0, 1, 2}
     assert (tmp_path / "out" / "overlay" / "street.jpg").is_file()
     assert not (tmp_path / "out" / "truth.json").exists()
+
+
+def test_files_are_named_by_their_names(tiny_model, tmp_path):
+    cv2.imwrite(str(tmp_path / "street.png"), np.zeros((8, 8, 3), np.uint8))
+    segment(Pipeline(load_model(tiny_model)), open_source(tmp_path / "street.png"), tmp_path / "out")
+    (image,) = json.loads((tmp_path / "out" / "panoptic.json").read_text())["images"]
+    assert (image["id"], image["file_name"]) == ("street", "street.png")
+
+
+def test_a_run_that_fails_leaves_no_older_results(tiny_model, tmp_path):
+    (tmp_path / "street.png").write_text("x")
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("panoptic.json", "truth.json", "summary.json", "mine.json"):
+        (out / name).write_text("{}")
+    with pytest.raises(SourceError, match="cannot be read as an image"):
+        segment(Pipeline(load_model(tiny_model)), open_source(tmp_path / "street.png"), out)
+    assert [path.name for path in out.glob("*.json")] == ["mine.json"]
+
+
+@pytest.mark.parametrize("folder", ["truth", "overlay", "class_ids", "panoptic"])
+@pytest.mark.parametrize("what", ["images", "labels"])
+def test_results_do_not_overwrite_what_is_read(tiny_model, tmp_path, folder, what):
+    folders = {"images": tmp_path / "images", "labels": tmp_path / "labels", what: tmp_path / folder}
+    for path in folders.values():
+        path.mkdir()
+        cv2.imwrite(str(path / "street.png"), np.zeros((8, 8), np.uint8))
+    before = sorted(tmp_path.rglob("*.*"))
+    with pytest.raises(SourceError, match=f"{folder}: would overwrite the input"):
+        segment(Pipeline(load_model(tiny_model)), open_source(folders["images"]), tmp_path, folders["labels"])
+    assert sorted(tmp_path.rglob("*.*")) == before
+
+
+def test_frames_that_a_video_lacks_are_counted(tiny_model, tmp_path):
+    video = write_video(tmp_path / "drive.avi", 40)
+    data = video.read_bytes()
+    video.write_bytes(data[: len(data) // 2])
+    summary = segment(Pipeline(load_model(tiny_model)), open_source(video), tmp_path / "out")
+    assert 0 < summary["frames"] < 20
+    assert summary["missing"] == 40 - summary["frames"]
 
 
 @pytest.mark.parametrize(

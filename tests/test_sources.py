@@ -1,12 +1,15 @@
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from perception_node.bags import BagWriter, header_stamp_ns, open_bag, typestore
-from perception_node.errors import SourceError
+from perception_node.bags import BagWriter, typestore
+from perception_node.errors import BadImage, SourceError
 from perception_node.messages import MessageFactory
-from perception_node.sources import open_source
+from perception_node.sources import check_apart, check_outside, open_source
 
 MAKE = MessageFactory.rosbags(typestore())
 IMAGE, COMPRESSED, CAMERA_INFO = (f"sensor_msgs/msg/{name}" for name in ("Image", "CompressedImage", "CameraInfo"))
@@ -70,9 +73,69 @@ def test_a_folder_of_images_in_order_of_names(tmp_path):
 
 
 def test_images_of_the_same_stem_keep_names_of_their_own(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), picture(1))
-    cv2.imwrite(str(tmp_path / "a.bmp"), picture(2))
-    assert len({name for name, _ in open_source(tmp_path).frames()}) == 2
+    for value, name in enumerate(("a.bmp", "a.png", "a_png.jpg", "b.png")):
+        cv2.imwrite(str(tmp_path / name), picture(value))
+    source = open_source(tmp_path)
+    names = [name for name, _ in source.frames()]
+    assert names == ["a_bmp", "a_png_", "a_png", "b"]
+    assert [source.file_name(name) for name in names] == ["a.bmp", "a.png", "a_png.jpg", "b.png"]
+
+
+def test_an_image_that_claims_too_many_pixels_is_named(tmp_path):
+    header = b"IHDR" + struct.pack(">IIBBBBB", 200_000, 200_000, 8, 2, 0, 0, 0)
+    path = tmp_path / "huge.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)))
+    with pytest.raises(SourceError, match=r"huge\.png: cannot be read as an image"):
+        list(open_source(path))
+
+
+def write_video(path, n_frames):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for value in range(n_frames):
+        writer.write(np.full((48, 64, 3), value, np.uint8))
+    writer.release()
+    return path
+
+
+def test_a_video_that_was_cut_off_is_told_of(tmp_path, capsys):
+    video = write_video(tmp_path / "drive.avi", 40)
+    data = video.read_bytes()
+    assert len(list(open_source(video))) == 40
+    assert capsys.readouterr().err == ""
+    video.write_bytes(data[: len(data) // 2])
+    source = open_source(video)
+    n_read = len(list(source))
+    assert 0 < n_read < 20
+    assert source.missing(n_read) == 40 - n_read
+    assert f"drive.avi: ends after {n_read} of 40 frames" in capsys.readouterr().err
+
+
+def test_a_video_may_miscount_itself_by_a_few_frames(tmp_path):
+    source = open_source(write_video(tmp_path / "drive.avi", 40))
+    assert [source.missing(n_read) for n_read in (41, 40, 38, 37)] == [0, 0, 0, 3]
+
+
+@pytest.mark.parametrize(
+    ("source", "out", "is_apart", "is_outside"),
+    [
+        ("a/bag", "a/out", True, True),
+        ("a/bag", "a/bag2", True, True),
+        ("a/bag", "a/bag", False, False),
+        ("a/bag", "a", False, False),
+        ("a/bag", "a/x/../bag", False, False),
+        ("a/link", "a/bag", False, False),
+        ("a/bag", "a/bag/out", False, True),
+    ],
+)
+def test_results_must_not_overlap_the_source(tmp_path, source, out, is_apart, is_outside):
+    (tmp_path / "a" / "bag").mkdir(parents=True)
+    (tmp_path / "a" / "link").symlink_to("bag")
+    for check, passes in ((check_apart, is_apart), (check_outside, is_outside)):
+        if passes:
+            check(tmp_path / source, tmp_path / out)
+        else:
+            with pytest.raises(SourceError, match="the input"):
+                check(tmp_path / source, tmp_path / out)
 
 
 def test_one_image(tmp_path):
@@ -119,12 +182,28 @@ def test_compressed_images_in_a_bag(tmp_path):
     assert [int(frame.max()) for _, frame in open_source(bag).frames()] == [90]
 
 
-def test_a_damaged_compressed_image_is_named(tmp_path):
+@pytest.mark.parametrize("n_bytes", [0, 10])
+def test_a_damaged_compressed_image_is_named_when_it_is_asked_for(tmp_path, n_bytes):
     broken = compressed(90, 5)
-    broken.data = broken.data[:10]
-    bag = write_bag(tmp_path / "bag", [("/cam/image/compressed", 1, broken)])
-    with pytest.raises(SourceError, match="message 0 of /cam/image/compressed: data: not a JPEG or PNG"):
-        list(open_source(bag))
+    broken.data = broken.data[:n_bytes]
+    bag = write_bag(tmp_path / "bag", [("/cam/compressed", 1, broken), ("/cam/compressed", 2, compressed(91, 6))])
+    first, second = open_source(bag)
+    with pytest.raises(BadImage, match=rf"data: not a JPEG or PNG image \(format '.png', {n_bytes} bytes\)"):
+        _ = first.message
+    assert int(second.message.data.max()) == 91
+    with pytest.raises(SourceError, match="bag: frame_000000: data: not a JPEG or PNG"):
+        list(open_source(bag).frames())
+
+
+def test_a_message_that_is_too_short_is_named_when_it_is_asked_for(tmp_path):
+    cdr = typestore().serialize_cdr(image(3, 7), IMAGE)
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.write("/image", IMAGE, 1, cdr[:20])
+        bag.write("/image", IMAGE, 2, cdr)
+    first, second = open_source(tmp_path / "bag")
+    with pytest.raises(BadImage, match="message: 20 bytes are no sensor_msgs/msg/Image: "):
+        _ = first.message
+    assert int(second.message.data.max()) == 3
 
 
 def test_several_cameras_must_be_chosen_from(tmp_path):
@@ -166,41 +245,3 @@ def test_a_truncated_bag_is_an_error_of_one_line(tmp_path, keep):
 def test_what_is_no_footage_is_refused(tmp_path, make, message):
     with pytest.raises(SourceError, match=message):
         list(open_source(make(tmp_path)))
-
-
-def test_a_bag_appears_when_it_is_complete(tmp_path):
-    path = tmp_path / "out"
-    cdr = typestore().serialize_cdr(image(3, 7 * 10**9 + 8), IMAGE)
-    with BagWriter(path) as bag:
-        bag.write("/image", IMAGE, 5, cdr)
-        assert not path.exists()
-    with open_bag(path) as reader:
-        ((connection, time_ns, read),) = reader.messages()
-    assert (connection.topic, connection.msgtype, time_ns, bytes(read)) == ("/image", IMAGE, 5, bytes(cdr))
-    assert header_stamp_ns(read) == 7 * 10**9 + 8
-    assert sorted(p.name for p in path.iterdir()) == ["metadata.yaml", "out.mcap"]
-
-
-def test_an_old_bag_stays_if_writing_fails(tmp_path):
-    path = write_bag(tmp_path / "out", [("/image", 1, image(1, 1))])
-    with pytest.raises(RuntimeError), BagWriter(path) as bag:  # noqa: PT012
-        bag.write("/image", IMAGE, 5, b"\0" * 8)
-        raise RuntimeError
-    assert [p.name for p in tmp_path.iterdir()] == ["out"]
-    assert open_source(path).n_frames == 1
-
-
-def test_a_folder_that_is_no_bag_is_not_overwritten(tmp_path):
-    (tmp_path / "precious.txt").write_text("x")
-    with pytest.raises(SourceError, match="exists and is no bag"):
-        BagWriter(tmp_path)
-
-
-def test_other_libraries_read_the_bag(tmp_path):
-    from mcap.reader import make_reader
-
-    with BagWriter(tmp_path / "out") as bag:
-        bag.write("/image", IMAGE, 5, typestore().serialize_cdr(image(3, 7), IMAGE))
-    with (tmp_path / "out" / "out.mcap").open("rb") as file:
-        ((schema, channel, message),) = make_reader(file).iter_messages()
-    assert (schema.name, channel.topic, message.log_time) == (IMAGE, "/image", 5)

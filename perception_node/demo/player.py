@@ -9,6 +9,7 @@ from typing import Any
 import click
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
@@ -18,6 +19,7 @@ from vision_msgs.msg import Detection2DArray
 from perception_node.bags import typestore
 from perception_node.coco import write_json
 from perception_node.dds import use_image_profile
+from perception_node.demo.options import FPS, RATE
 from perception_node.errors import UserError
 from perception_node.sources import Source, open_source
 from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, NODE
@@ -70,6 +72,7 @@ class Player(Node):
                 if not wait:
                     self._spin_for(start + (item.time_ns - first_ns) / 1e9 / rate - time.monotonic())
                 publisher = self._image if item.topic == IMAGE else self._camera_info
+                self._answered = None  # stamps may repeat
                 publisher.publish(bytes(typestore().serialize_cdr(item.message, item.message.__msgtype__)))
                 if item.topic != IMAGE:
                     continue
@@ -125,13 +128,11 @@ class Player(Node):
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", type=click.Path(path_type=Path))
-@click.option(
-    "--rate", default=1.0, show_default=True, type=click.FloatRange(min=0, min_open=True), help="Of the recorded pace."
-)
+@click.option("--rate", default=1.0, show_default=True, type=RATE, help="Of the recorded pace.")
 @click.option("--wait", is_flag=True, help="Wait for the answer to each image before the next is sent.")
 @click.option("--answer-timeout", default=30.0, show_default=True, help="Seconds to wait for one answer.")
 @click.option("--topic", help="Image topic of a bag that has several.")
-@click.option("--fps", type=float, help="Frame rate of footage without stamps.")
+@click.option("--fps", type=FPS, help="Frame rate of footage without stamps.")
 @click.option("--subscribers", default=1, show_default=True, help="Start when so many listen to the images.")
 @click.option("--report", type=click.Path(path_type=Path), help="JSON file to write: images sent, unanswered.")
 def main(
@@ -152,6 +153,8 @@ def main(
         result = Player(subscribers, answer_timeout).play(footage, rate, wait)
     except UserError as error:
         raise click.ClickException(str(error)) from error
+    except ExternalShutdownException as error:
+        raise click.Abort from error
     finally:
         rclpy.try_shutdown()
     if report:

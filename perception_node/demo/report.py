@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -54,28 +54,33 @@ def summarise(bag: Path, sent: int) -> dict[str, Any]:
     published. Dropped: "transport" never reached the node, "superseded" gave way to a newer frame, "refused" could not
     be used, "failed" met an error in the node, "unrecorded" were answered but are not in the bag.
     """
-    published: dict[int, int] = {}
-    answered: dict[int, int] = defaultdict(int)
+    # By stamp and how often it occurred before: cameras may repeat stamps.
+    published: dict[tuple[int, int], int] = {}
+    answered: dict[tuple[int, int], int] = defaultdict(int)
+    occurred: Counter[tuple[str, int]] = Counter()
     instances: list[int] = []
     values: dict[str, str] = {}
     outputs = {f"/{NODE}/{name}" for name in OUTPUTS}
     with open_bag(bag) as reader:
         for connection, time_ns, cdr in reader.messages():
-            if connection.topic == f"/{IMAGE}":
-                published.setdefault(header_stamp_ns(cdr), time_ns)
-            elif connection.topic in outputs:
+            if connection.topic in (f"/{IMAGE}", *outputs):
                 stamp_ns = header_stamp_ns(cdr)
-                answered[stamp_ns] = max(answered[stamp_ns], time_ns)
+                frame = stamp_ns, occurred[connection.topic, stamp_ns]
+                occurred[connection.topic, stamp_ns] += 1
+                if connection.topic in outputs:
+                    answered[frame] = max(answered[frame], time_ns)
+                else:
+                    published[frame] = time_ns
             if connection.topic == f"/{NODE}/instances":
                 instances.append(len(reader.deserialize(cdr, connection.msgtype).detections))
             elif connection.topic == DIAGNOSTICS:
-                values = {
-                    item.key: item.value
-                    for status in reader.deserialize(cdr, connection.msgtype).status
-                    for item in status.values
-                }
+                for status in reader.deserialize(cdr, connection.msgtype).status:
+                    if status.name == f"/{NODE}: perception":
+                        values = {item.key: item.value for item in status.values}
     if not instances:
         raise UserError(f"{bag}: the node answered none of {sent} images; its messages are above")
+    if not values:
+        raise UserError(f"{bag}: has no diagnostics of /{NODE}; let the node run for a second or more")
     stages: dict[str, dict[str, float]] = defaultdict(dict)
     for key, value in values.items():
         if key.endswith(" ms"):
@@ -86,9 +91,7 @@ def summarise(bag: Path, sent: int) -> dict[str, Any]:
         **{reason: int(values[reason]) for reason in ("superseded", "refused", "failed")},
         "unrecorded": int(values["processed"]) - len(instances),
     }
-    latencies = [
-        (answered[stamp_ns] - time_ns) / 1e6 for stamp_ns, time_ns in published.items() if stamp_ns in answered
-    ]
+    latencies = [(answered[frame] - time_ns) / 1e6 for frame, time_ns in published.items() if frame in answered]
     return {
         "frames": {"in": sent, "out": len(instances), "dropped": dropped},
         "stages_ms": dict(stages),
@@ -112,7 +115,7 @@ def write_video(bag: Path, path: Path, n_frames: int) -> list[np.ndarray]:
             if stream is None:
                 stream = container.add_stream("libx264", rate=30, options={"preset": "veryfast", "crf": "23"})
                 # H.264's chroma has half the resolution, so sides are even.
-                stream.height, stream.width = (size - size % 2 for size in image.shape[:2])
+                stream.height, stream.width = (max(2, size - size % 2) for size in image.shape[:2])
                 stream.pix_fmt, stream.codec_context.time_base = "yuv420p", Fraction(1, 1000)
             else:
                 pts += int(np.clip((stamp_ns - last_ns) // 10**6, 1, MAX_GAP_MS))
@@ -131,7 +134,7 @@ def write_video(bag: Path, path: Path, n_frames: int) -> list[np.ndarray]:
 
 def contact_sheet(images: list[np.ndarray], columns: int = 3, width: int = 480) -> np.ndarray:
     """The images in rows, scaled to one width."""
-    height = round(width * images[0].shape[0] / images[0].shape[1])
+    height = max(1, round(width * images[0].shape[0] / images[0].shape[1]))
     tiles = [cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA) for image in images]
     tiles += [np.zeros_like(tiles[0])] * (-len(tiles) % columns)
     return np.vstack([np.hstack(tiles[start : start + columns]) for start in range(0, len(tiles), columns)])

@@ -1,0 +1,36 @@
+import pytest
+
+from perception_node import timing
+from perception_node.timing import StageTimer, percentiles
+
+
+def test_stages_are_timed_in_milliseconds(monkeypatch):
+    seconds = iter([10.0, 10.25, 20.0, 20.5])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(seconds))
+    timer = StageTimer()
+    for _ in range(2):
+        with timer("network"):
+            pass
+    assert timer.percentiles() == {"network": {"p50": 375.0, "p95": 487.5, "p99": 497.5}}
+
+
+def test_only_the_newest_count(monkeypatch):
+    seconds = iter([0, 9, 10, 10.001, 20, 20.001])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(seconds))
+    timer = StageTimer(window=2)
+    for _ in range(3):
+        with timer("fusion"):
+            pass
+    assert timer.percentiles()["fusion"] == {"p50": 1, "p95": 1, "p99": 1}
+
+
+def test_what_fails_is_not_timed():
+    timer = StageTimer()
+    with pytest.raises(ValueError, match="bad"), timer("decode"):
+        raise ValueError("bad")
+    assert timer.percentiles() == {}
+
+
+def test_percentiles_have_three_decimals():
+    assert percentiles([1, 2]) == {"p50": 1.5, "p95": 1.95, "p99": 1.99}
+    assert percentiles([1 / 3]) == {"p50": 0.333, "p95": 0.333, "p99": 0.333}

@@ -28,7 +28,16 @@ setup(
     maintainer="perception_node developers",
     maintainer_email="maintainers@example.com",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["*.yaml", "interfaces/vision_msgs/*", "interfaces/vision_msgs/msg/*.msg"]},
+    package_data={
+        NAME: [
+            "*.yaml",
+            "taxonomies/*.yaml",
+            "device/*.h",
+            "fusion/kernels/*",
+            "interfaces/vision_msgs/*",
+            "interfaces/vision_msgs/msg/*.msg",
+        ]
+    },
     data_files=data_files(),
     python_requires=">=3.10",
     install_requires=[

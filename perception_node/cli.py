@@ -7,11 +7,14 @@ from typing import Any
 
 import click
 
+from perception_node.device import open_device
 from perception_node.engine import DEVICES
 from perception_node.errors import UserError
+from perception_node.fusion import FAMILIES
 from perception_node.model import DEFAULT_MODEL, load_model
 from perception_node.pipeline import Pipeline
 from perception_node.sources import open_source
+from perception_node.taxonomy import builtin_taxonomy
 
 
 class _OneLineErrors(click.Group):
@@ -35,6 +38,7 @@ def main() -> None:
     perception segment drive.mp4 --out out/drive
     perception segment images/ --out out/images --truth labels/
     perception replay recording/ --out out/replayed
+    perception fuse outputs.npz --family center_offset --taxonomy cityscapes --size 1024x2048 --out frame.npz
 
     The ROS 2 node is a command of its own: perception_node.
     """
@@ -113,6 +117,68 @@ def replay(
 
     source = open_source(bag, topic)
     _report(run(Pipeline(load_model(model), device, threads), source, out, overlay), out, as_json)
+
+
+@main.command()
+@click.argument("outputs", metavar="IN.npz", type=click.Path(path_type=Path))
+@click.option("--family", required=True, help=f"Kind of outputs: {', '.join(FAMILIES)}.")
+@click.option("--taxonomy", required=True, help="The network's classes: cityscapes, camvid, coco.")
+@click.option("--size", required=True, metavar="HxW", help="Height and width of the frame, which the outputs fill.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="npz file to write.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the family; repeatable.")
+@click.option("--runs", default=10, show_default=True, help="How often to fuse, after one run that is not timed.")
+@click.option("--device", default="cpu", show_default=True, help=f"What computes: {', '.join(DEVICES)}.")
+@click.option("--threads", default=0, show_default=True, help="CPU threads; 0 takes all cores.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, and nothing else, to stdout.")
+def fuse(
+    outputs: Path,
+    family: str,
+    taxonomy: str,
+    size: str,
+    out: Path,
+    options: tuple[str, ...],
+    runs: int,
+    device: str,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Fuse a network's outputs, saved in IN.npz, for debugging and comparison.
+
+    \b
+    perception fuse outputs.npz --family center_offset --taxonomy cityscapes --size 1024x2048 --out frame.npz
+
+    IN.npz holds, float32 or float16, with or without a batch axis of 1 (C classes, N instances, Q queries):
+
+    \b
+      center_offset        semantic (C, h, w), center (1, h, w), offset (2, h, w) as (dy, dx) in pixels of the frame,
+                           foreground (1, h, w) if there is one
+      mask_classification  class_logits (Q, C + 1), mask_logits (Q, h, w)
+      instance_semantic    semantic (C, h, w), classes (N,), scores (N,) and masks (N, H, W), or masks28 (N, 28, 28)
+                           and boxes (N, 4), xyxy in pixels of the frame
+      prototype            boxes (N, 4), scores (N, C), coefficients (N, k), prototypes (k, h, w),
+                           semantic (C, h, w) if there is one
+      semantic             semantic (C, h, w)
+
+    \b
+    The --out file holds
+      class_map            uint8 (H, W), 255 unlabelled
+      instance_map         uint16 (H, W), 0 where there is no instance
+      confidence           uint8 (H, W)
+      segment_*            id, class, score, area, box (S, 4) xyxy, centroid (S, 2) xy of the S segments
+
+    The milliseconds are those of fusion alone, from outputs on the device to the frame on the host, without file I/O.
+    """
+    from perception_node.fuse import fuse as run
+    from perception_node.fuse import parse_size
+
+    size_hw, classes = parse_size(size), builtin_taxonomy(taxonomy)
+    summary = run(outputs, family, classes, size_hw, out, open_device(device, threads), runs, options)
+    if as_json:
+        click.echo(json.dumps(summary))
+        return
+    click.echo(f"{family} {size}: {summary['segments']} segments, {summary['instances']} instances -> {out}")
+    times = "  ".join(f"{name} {summary[f'{name}_ms']:.2f} ms" for name in ("median", "min", "max"))
+    click.echo(f"  {runs} runs on {device}: {times}")
 
 
 def _report(summary: dict[str, Any], out: Path, as_json: bool) -> None:

@@ -3,9 +3,11 @@
 `model.schema.yaml` beside this file says what a manifest may hold and, in its descriptions, what each entry means.
 """
 
+import copy
 import hashlib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import yaml
 
 from perception_node.errors import ModelError
 from perception_node.paths import shipped
-from perception_node.taxonomy import Category, Taxonomy
+from perception_node.taxonomy import Taxonomy
 
 MANIFEST = "model.yaml"
 DEFAULT_MODEL = "camvid_lite0"
@@ -55,6 +57,7 @@ class Model:
         stride: input pixels for each output pixel.
         fusion: the family's thresholds.
         taxonomy: the classes.
+        tree: the manifest as YAML nodes, which know their lines.
     """
 
     folder: Path
@@ -66,6 +69,11 @@ class Model:
     stride: int
     fusion: Mapping[str, Any]
     taxonomy: Taxonomy
+    tree: yaml.Node = field(repr=False, compare=False)
+
+    def error(self, key: str, problem: str, remedy: str) -> ModelError:
+        """What is wrong with an entry of the manifest, e.g. "output.tensors.center", with its line and the remedy."""
+        return _error(self.folder / MANIFEST, self.tree, key.split("."), problem, remedy)
 
     @property
     def name(self) -> str:
@@ -83,18 +91,24 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Model:
     """
     folder = find_model(model)
     path = folder / MANIFEST
-    text = path.read_text()
+    text = path.read_bytes()
     try:
         document = yaml.safe_load(text)
-        tree = yaml.compose(text)
-    except yaml.YAMLError as error:
+        tree = yaml.compose(text, yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
         raise ModelError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    validator = jsonschema.Draft7Validator(_SCHEMA)
-    for error in sorted(validator.iter_errors(document), key=lambda error: (len(error.path), str(error.path))):
-        raise _error(path, tree, error.absolute_path, error.message, error.schema.get("description"))
+    _refuse_repeated_keys(path, tree)
+    _validate(path, tree, document, _SCHEMA, [])
     _fill_defaults(document, _SCHEMA)
+    family = _SCHEMA["families"][document["output"]["family"]]
+    _validate(path, tree, document["output"]["tensors"], family["tensors"], ["output", "tensors"])
+    _validate(path, tree, document["fusion"], family["fusion"], ["fusion"])
+    _fill_defaults(document["fusion"], family["fusion"])
 
     for index, entry in enumerate(document["classes"]):
+        if entry["name"] in [other["name"] for other in document["classes"][:index]]:
+            problem = f"{entry['name']!r} is another class's name"
+            raise _error(path, tree, ["classes", index, "name"], problem, "a name of its own")
         if entry["id"] != index:
             raise _error(
                 path,
@@ -134,8 +148,17 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Model:
         tensors=output["tensors"],
         stride=output["stride"],
         fusion=document["fusion"],
-        taxonomy=Taxonomy(Category(**{**entry, "color": tuple(entry["color"])}) for entry in document["classes"]),
+        taxonomy=Taxonomy.from_entries(document["classes"]),
+        tree=tree,
     )
+
+
+def check_options(family: str, options: Mapping[str, Any]) -> None:
+    """Raises ModelError for an option of the family that a manifest's `fusion` could not have."""
+    schema = _SCHEMA["families"][family]["fusion"]
+    for error in jsonschema.Draft7Validator(schema).iter_errors(options):
+        name = ".".join(map(str, error.path)) or "options"
+        raise ModelError(f"{name}: {error.message}; expected: {error.schema['description']}")
 
 
 def find_model(model: str | Path) -> Path:
@@ -151,11 +174,50 @@ def find_model(model: str | Path) -> Path:
     raise ModelError(f"model {str(model)!r}: no such folder, and no model of that name; there are: {', '.join(names)}")
 
 
+# JSON Schema takes 8.0 for an integer and NaN for a number; what reads the manifest does not.
+_Validator = jsonschema.validators.extend(
+    jsonschema.Draft7Validator,
+    type_checker=jsonschema.Draft7Validator.TYPE_CHECKER.redefine_many(
+        {
+            "integer": lambda _, value: type(value) is int,
+            "number": lambda _, value: type(value) in (int, float) and math.isfinite(value),
+        }
+    ),
+)
+
+
+def _validate(path: Path, tree: yaml.Node | None, value: Any, schema: Mapping[str, Any], keys: list) -> None:
+    """Raises ModelError for the entry nearest to the top that is not as the schema has it. `keys` lead to `value`."""
+    errors = _Validator(schema).iter_errors(value)
+    for error in sorted(errors, key=lambda error: (len(error.path), str(error.path))):
+        expected = error.schema.get("description") or schema["description"]
+        raise _error(path, tree, [*keys, *error.absolute_path], error.message, expected)
+
+
+def _refuse_repeated_keys(path: Path, tree: yaml.Node | None) -> None:
+    """YAML would silently take the last of two entries with the same key."""
+    nodes = [tree] if tree else []
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+        elif isinstance(node, yaml.MappingNode):
+            nodes += [value for _, value in node.value]
+            seen: dict[str, int] = {}
+            for key, _ in node.value:
+                line = key.start_mark.line + 1
+                if key.value in seen:
+                    raise ModelError(
+                        f"{path}:{line}: {key.value}: given in line {seen[key.value]} already; expected: once"
+                    )
+                seen[key.value] = line
+
+
 def _fill_defaults(value: Any, schema: Mapping[str, Any]) -> None:
     """Writes the schema's defaults into the parts of a valid document that leave them out."""
     for key, child in schema.get("properties", {}).items():
         if "default" in child:
-            value.setdefault(key, type(child["default"])(child["default"]))
+            value.setdefault(key, copy.copy(child["default"]))
         if key in value:
             _fill_defaults(value[key], child)
     if "items" in schema:

@@ -2,8 +2,10 @@
 
 import numpy as np
 
+from perception_node.device import open_device
 from perception_node.engine import load_engine
 from perception_node.fusion import make_fusion
+from perception_node.fusion.base import conform
 from perception_node.model import Model
 from perception_node.panoptic import PanopticFrame
 from perception_node.preprocess import preprocess
@@ -33,7 +35,8 @@ class Pipeline:
         self.model = model
         self.timer = StageTimer()
         self._engine = load_engine(model, device, threads)
-        self._fusion = make_fusion(model)
+        self._device = open_device(device, threads)
+        self._fusion = make_fusion(model, self._device)
 
     def __call__(self, image: np.ndarray) -> PanopticFrame:
         """Segments one image, uint8 (H, W, 3) BGR; the frame has the image's height and width."""
@@ -43,7 +46,8 @@ class Pipeline:
             tensors = self._engine.infer(tensor)
         with self.timer("fusion"):
             outputs = {role: tensors[name][0] for role, name in self.model.tensors.items()}
-            return self._fusion(outputs, geometry)
+            outputs = conform(outputs, self._fusion.inputs)
+            return self._fusion({name: self._device.upload(array) for name, array in outputs.items()}, geometry)
 
     def warm_up(self) -> None:
         """Runs once on a grey image, so that the first real frame is not the slow one. Leaves no trace in `timer`."""

@@ -1,11 +1,18 @@
 """The classes of a network: which are things, which can be driven on, how they are drawn."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import yaml
 
+from perception_node.errors import UserError
 from perception_node.panoptic import UNLABELLED
+
+BUILTIN = Path(__file__).with_name("taxonomies")
+"""Folder of NAME.yaml files with `classes` as in a manifest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +40,11 @@ class Taxonomy(tuple[Category, ...]):
     def __new__(cls, categories: Sequence[Category]):
         return super().__new__(cls, categories)
 
+    @classmethod
+    def from_entries(cls, classes: Iterable[Mapping[str, Any]]) -> "Taxonomy":
+        """Of the `classes` of a manifest, which were checked before."""
+        return cls(Category(**{**entry, "color": tuple(entry["color"])}) for entry in classes)
+
     @property
     def thing_ids(self) -> tuple[int, ...]:
         return tuple(category.id for category in self if category.thing)
@@ -49,3 +61,15 @@ class Taxonomy(tuple[Category, ...]):
         for category in self:
             colors[category.id] = category.color[::-1]
         return colors
+
+
+def builtin_taxonomy(name: str) -> Taxonomy:
+    """A taxonomy that comes with the package: cityscapes, camvid or coco.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    files = {path.stem: path for path in sorted(BUILTIN.glob("*.yaml"))}
+    if name not in files:
+        raise UserError(f"taxonomy {name!r}: there is no such; expected: one of {', '.join(files)}")
+    return Taxonomy.from_entries(yaml.safe_load(files[name].read_text())["classes"])

@@ -68,25 +68,31 @@ def tiny_outputs() -> dict[str, np.ndarray]:
     }
 
 
-def write_tiny_model(folder: Path, **changes) -> Path:
-    """Writes the tiny network and its manifest; `changes` replace entries of the manifest."""
+def write_tiny_model(folder: Path, outputs: dict[str, np.ndarray] | None = None, **changes) -> Path:
+    """Writes the tiny network, or one with other outputs, and its manifest, whose entries `changes` replace."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
-    outputs = tiny_outputs()
+    outputs = outputs or tiny_outputs()
     # The input must be used, or engines drop it: add zero times its mean.
     nodes = [
         helper.make_node("ReduceMean", ["image"], ["mean"], keepdims=0),
         helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
     ]
-    nodes += [helper.make_node("Add", [f"{name}_value", "nothing"], [name]) for name in outputs]
+    for name, array in outputs.items():
+        elem = helper.np_dtype_to_tensor_dtype(array.dtype)
+        nodes.append(helper.make_node("Cast", ["nothing"], [f"{name}_nothing"], to=elem))
+        nodes.append(helper.make_node("Add", [f"{name}_value", f"{name}_nothing"], [name]))
     constants = [numpy_helper.from_array(array, f"{name}_value") for name, array in outputs.items()]
     constants.append(numpy_helper.from_array(np.float32(0), "zero"))
     graph = helper.make_graph(
         nodes,
         "tiny",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8])],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, array.shape) for name, array in outputs.items()],
+        [
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in outputs.items()
+        ],
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

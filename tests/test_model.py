@@ -1,3 +1,4 @@
+import inspect
 import re
 import shutil
 
@@ -7,7 +8,8 @@ from conftest import write_tiny_model
 
 from perception_node.engine import load_engine
 from perception_node.errors import ModelError, UserError
-from perception_node.model import load_model
+from perception_node.fusion import FAMILIES
+from perception_node.model import _SCHEMA, load_model
 
 
 def edit(folder, old, new):
@@ -53,6 +55,11 @@ def test_a_right_manifest(tiny_model):
         ("name: sky", "nmae: sky", r"classes\.1: .*; expected: a class: id, name"),
         ("id: 1", "id: 7", r"classes\.1\.id: 7 where 1 is due; expected: list the classes in the order"),
         ("onnx: model.onnx", "onnx: other.onnx", r"onnx: there is no file .*other\.onnx; expected: "),
+        ("stuff_area: 4", "stuff_area: 4.0", r"fusion\.stuff_area: 4\.0 is not of type 'integer'"),
+        ("stuff_area: 4", "center_threshold: .nan", r"fusion\.center_threshold: nan is not of type 'number'"),
+        ("stuff_area: 4", "stuff_area: 4\n  stuff_area: 5", r"stuff_area: given in line \d+ already; expected: once"),
+        ("name: sky", "name: road", r"classes\.1\.name: 'road' is another class's name; expected: a name of its own"),
+        ("center: center", "centre: center", r"output\.tensors: .*'centre' was unexpected.*; expected: .*foreground"),
         ("classes:", "klasses:", r"the manifest: .*'klasses' was unexpected.*; expected: onnx, sha256"),
     ],
 )
@@ -81,9 +88,9 @@ def test_a_changed_network_is_refused(tiny_model):
         load_model(tiny_model)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "a: [", "42"])
+@pytest.mark.parametrize("text", ["", "[]", "a: [", "42", "[" * 5000, "a: \xff"])
 def test_what_is_no_manifest_is_refused(tiny_model, text):
-    (tiny_model / "model.yaml").write_text(text)
+    (tiny_model / "model.yaml").write_text(text, "latin-1")
     with pytest.raises(ModelError, match=r"model\.yaml:"):
         load_model(tiny_model)
 
@@ -117,7 +124,7 @@ def test_an_unknown_name_lists_the_known_ones():
                     "tensors": {"semantic": "semantic", "center": "center", "offset": "offset"},
                 }
             },
-            r"output\.tensors\.semantic: 'semantic' has shape \(1, 3, 4, 4\).*stride make it \(1, 3, 2, 2\)",
+            r"output\.tensors\.semantic: 'semantic' has shape \(1, 3, 4, 4\).*stride.* make it \(1, 3, 2, 2\)",
         ),
         (
             {
@@ -147,8 +154,19 @@ def test_an_unknown_name_lists_the_known_ones():
 )
 def test_a_network_that_is_not_the_manifests_is_refused(tmp_path, changes, expected):
     model = load_model(write_tiny_model(tmp_path / "tiny", **changes))
-    with pytest.raises(ModelError, match=expected):
+    with pytest.raises(ModelError, match=r"model\.yaml:\d+: " + expected):
         load_engine(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_schema_and_the_families_agree(family):
+    schema, cls = _SCHEMA["families"][family], FAMILIES[family]
+    assert schema["tensors"]["properties"].keys() == cls.inputs.keys()
+    assert set(schema["tensors"]["required"]) == {name for name, spec in cls.inputs.items() if not spec.optional}
+    options = list(inspect.signature(cls).parameters.values())[3:]  # after device, taxonomy, stride
+    assert {o.name: o.default for o in options} == {
+        name: option["default"] for name, option in schema["fusion"]["properties"].items()
+    }
 
 
 def test_a_file_that_is_no_network_is_refused(tiny_model):

@@ -1,7 +1,7 @@
 import cv2
 import numpy as np
 import pytest
-from conftest import tiny_outputs
+from conftest import tiny_outputs, write_tiny_model
 
 from perception_node.model import load_model
 from perception_node.panoptic import UNLABELLED
@@ -28,6 +28,58 @@ def test_the_frame_has_the_images_size(tiny_model, image_hw):
     frame = Pipeline(load_model(tiny_model))(np.zeros((*image_hw, 3), np.uint8))
     assert frame.class_map.shape == image_hw
     frame.check({CAR})
+
+
+BOXES = np.array([[[1, 1, 5, 5], [3, 3, 7, 7]]], np.float32)
+CAR_SCORES = np.array([[[0, 0, 0.9], [0, 0, 0.8]]], np.float32)
+FLAT = np.zeros((1, 3, 4, 4), np.float32)  # all road, the lowest class
+
+
+@pytest.mark.parametrize("logit", [np.float32, np.float16])
+@pytest.mark.parametrize(
+    ("family", "outputs", "instances"),
+    [
+        (
+            "mask_classification",
+            {
+                "class_logits": np.array([[[9.0, 0, 0, 0], [0, 0, 9.0, 0]]]),  # road, car
+                "mask_logits": np.stack([np.tile([9.0, 9, -9, -9], (4, 1)), np.tile([-9.0, -9, 9, 9], (4, 1))])[None],
+            },
+            1,
+        ),
+        (
+            "instance_semantic",
+            {
+                "semantic": FLAT,
+                "classes": np.array([[CAR, CAR]], np.int64),
+                "scores": np.array([[0.9, 0.8]], np.float32),
+                "boxes": BOXES,
+                "masks28": np.ones((1, 2, 28, 28)),
+            },
+            2,
+        ),
+        (
+            "prototype",
+            {
+                "boxes": BOXES,
+                "scores": CAR_SCORES,
+                "coefficients": np.ones((1, 2, 1), np.float32),
+                "prototypes": np.ones((1, 1, 4, 4)),
+            },
+            2,
+        ),
+        ("semantic", {"semantic": FLAT}, 0),
+    ],
+)
+def test_every_family_from_a_manifest(tmp_path, family, outputs, instances, logit):
+    outputs = {name: array.astype(logit) if array.dtype == np.float64 else array for name, array in outputs.items()}
+    output = {"family": family, "stride": 2, "tensors": {name: name for name in outputs}}
+    pipeline = Pipeline(load_model(write_tiny_model(tmp_path / "model", outputs, output=output, fusion={})))
+    frame = pipeline(np.zeros((16, 16, 3), np.uint8))  # twice the input: boxes grow with it
+    frame.check({CAR})
+    assert len(frame.instances) == instances
+    if family in ("instance_semantic", "prototype"):
+        assert frame.instances[0].box_xyxy == (2, 2, 10, 10)
 
 
 def test_warming_up_leaves_no_trace(tiny_model):

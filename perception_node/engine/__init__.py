@@ -6,8 +6,10 @@ from typing import Protocol
 
 import numpy as np
 
-from perception_node.errors import ModelError, UserError
-from perception_node.model import MANIFEST, Model
+from perception_node.errors import UserError
+from perception_node.fusion import FAMILIES
+from perception_node.fusion.base import size_of
+from perception_node.model import Model
 
 DEVICES = ("cpu",)
 
@@ -26,9 +28,10 @@ class TensorSpec:
     shape: tuple[int | None, ...]
     dtype: str
 
-    def admits(self, shape: tuple[int, ...]) -> bool:
+    def admits(self, shape: tuple[int | None, ...]) -> bool:
+        """Whether another shape is this one, as far as both are known."""
         return len(shape) == len(self.shape) and all(
-            own in (None, wanted) for own, wanted in zip(self.shape, shape, strict=True)
+            None in (own, other) or own == other for own, other in zip(self.shape, shape, strict=True)
         )
 
 
@@ -65,36 +68,54 @@ def load_engine(model: Model, device: str = "cpu", threads: int = 0) -> Engine:
 
 
 def check_tensors(model: Model, engine: Engine) -> None:
-    """Raises ModelError where the network's tensors are not those that the manifest names."""
-    manifest = model.folder / MANIFEST
+    """Raises ModelError where the network's tensors are not those that the manifest names.
+
+    Sizes that the graph leaves open are learnt by running it once.
+    """
     height, width = model.input.size_hw
-    h, w = -(-height // model.stride), -(-width // model.stride)
-    channels = {"semantic": len(model.taxonomy), "center": 1, "offset": 2}
     inputs = {spec.name: spec for spec in engine.inputs}
     outputs = {spec.name: spec for spec in engine.outputs}
-    wanted = [("input.tensor", model.input.tensor, inputs, (1, 3, height, width), "input.size")]
-    wanted += [
-        (f"output.tensors.{role}", name, outputs, (1, channels[role], h, w), "classes, input.size and output.stride")
-        for role, name in model.tensors.items()
-    ]
-    for key, name, specs, shape, source in wanted:
-        if name not in specs:
-            raise ModelError(
-                f"{manifest}: {key}: {model.onnx_path.name} has no tensor {name!r} there; "
-                f"expected: one of {', '.join(specs)}"
-            )
-        if not specs[name].admits(shape):
-            raise ModelError(
-                f"{manifest}: {key}: {name!r} has shape {specs[name].shape} in {model.onnx_path.name}, "
-                f"but {source} make it {shape}; correct the manifest or export the network anew"
-            )
+    image = TensorSpec(model.input.tensor, (1, 3, height, width), "float32")
+    _check(model, "input.tensor", image, inputs, ("float32",), "input.size")
     if len(inputs) != 1:
-        raise ModelError(
-            f"{manifest}: input.tensor: {model.onnx_path.name} has {len(inputs)} inputs "
-            f"({', '.join(inputs)}); expected: one, the image"
+        problem = f"the network has {len(inputs)} inputs ({', '.join(inputs)})"
+        raise model.error("input.tensor", problem, "one, the image")
+
+    sizes: dict[str, int] = {"C": len(model.taxonomy)}
+    sizes |= {"h": -(-height // model.stride), "w": -(-width // model.stride)}
+    wanted = [(role, name, FAMILIES[model.family].inputs[role]) for role, name in model.tensors.items()]
+    if any(None in spec.shape for spec in engine.outputs) and all(name in outputs for _, name, _ in wanted):
+        answers = engine.infer(np.zeros(image.shape, np.float32))
+        outputs = {name: TensorSpec(name, array.shape, array.dtype.name) for name, array in answers.items()}
+    for role, name, taken in wanted:
+        symbols = taken.shape.split()
+        if name in outputs and len(outputs[name].shape) == 1 + len(symbols):
+            for symbol, size in zip(symbols, outputs[name].shape[1:], strict=True):
+                if symbol.isalpha() and size is not None:
+                    sizes.setdefault(symbol, size)
+        shape = (1, *(size_of(symbol, sizes) for symbol in symbols))
+        dtypes = {"logit": ("float32", "float16"), "int32": ("int32", "int64")}.get(taken.dtype, (taken.dtype,))
+        source = "classes, input.size, output.stride and the other tensors"
+        _check(model, f"output.tensors.{role}", TensorSpec(name, shape, dtypes[0]), outputs, dtypes, source)
+
+
+def _check(
+    model: Model,
+    key: str,
+    wanted: TensorSpec,
+    specs: Mapping[str, TensorSpec],
+    dtypes: tuple[str, ...],
+    source: str,
+) -> None:
+    name, network = wanted.name, model.onnx_path.name
+    if name not in specs:
+        raise model.error(key, f"{network} has no tensor {name!r} there", f"one of {', '.join(specs)}")
+    spec = specs[name]
+    if not wanted.admits(spec.shape):
+        raise model.error(
+            key,
+            f"{name!r} has shape {spec.shape} in {network}, but {source} make it {wanted.shape}",
+            "correct the manifest or export the network anew",
         )
-    if inputs[model.input.tensor].dtype != "float32":
-        raise ModelError(
-            f"{manifest}: input.tensor: {model.input.tensor!r} is {inputs[model.input.tensor].dtype}; "
-            "expected: float32; export the network with float32 inputs"
-        )
+    if spec.dtype not in dtypes:
+        raise model.error(key, f"{name!r} is {spec.dtype}", f"{' or '.join(dtypes)}; export the network anew")

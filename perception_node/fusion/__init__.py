@@ -1,20 +1,23 @@
 """Fusion: from a network's raw outputs to a PanopticFrame. One module for each family of networks."""
 
-from collections.abc import Callable, Mapping
-
-import numpy as np
-
+from perception_node.device import Device
+from perception_node.fusion.base import Fusion
 from perception_node.fusion.center_offset import CenterOffset
+from perception_node.fusion.instance_semantic import InstanceSemantic
+from perception_node.fusion.mask_classification import MaskClassification
+from perception_node.fusion.prototype import Prototype
+from perception_node.fusion.semantic import Semantic
 from perception_node.model import Model
-from perception_node.panoptic import PanopticFrame
-from perception_node.preprocess import Geometry
 
-Fusion = Callable[[Mapping[str, np.ndarray], Geometry], PanopticFrame]
-"""(outputs by the family's names, each without batch; how the image lay in the network's input) -> the frame."""
+FAMILIES: dict[str, type[Fusion]] = {
+    "center_offset": CenterOffset,
+    "mask_classification": MaskClassification,
+    "instance_semantic": InstanceSemantic,
+    "prototype": Prototype,
+    "semantic": Semantic,
+}
 
-FAMILIES: dict[str, Callable[..., Fusion]] = {"center_offset": CenterOffset}
 
-
-def make_fusion(model: Model) -> Fusion:
+def make_fusion(model: Model, device: Device) -> Fusion:
     """The fusion that the model's manifest asks for, with its thresholds."""
-    return FAMILIES[model.family](model.taxonomy, model.stride, **model.fusion)
+    return FAMILIES[model.family](device, model.taxonomy, model.stride, **model.fusion)

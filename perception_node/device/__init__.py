@@ -1,0 +1,93 @@
+"""A device has memory and runs kernels, in order. The fusion is written against this interface; it knows no GPU.
+
+"cpu" runs the kernels compiled by the host's C++ compiler, "cuda" those compiled by nvcc, through PyCUDA. Nothing here
+needs a GPU, a driver or PyCUDA to be imported.
+"""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from perception_node.errors import UserError
+
+DEVICES = ("cpu", "cuda")
+
+
+class Array(Protocol):
+    """An array in a device's memory. On the CPU it is a numpy array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    nbytes: int
+
+
+class Kernels(Protocol):
+    """Compiled kernels of one source file. Both methods return at once; what they start runs in the device's order.
+
+    Arguments are the kernel's: an Array for a pointer (None for a null pointer), int for int, float for float, or a
+    numpy scalar or 0-d structured array of exactly the parameter's type.
+    """
+
+    def each(self, kernel: str, items: int, *arguments: Any) -> None:
+        """Runs `kernel` with one thread for each item; in blocks, and the threads beyond the last item return."""
+        ...
+
+    def block(self, kernel: str, *arguments: Any) -> None:
+        """Runs `kernel` in one block, of a size that suits the device; its threads share the work."""
+        ...
+
+
+class Device(Protocol):
+    """Memory and a queue of work."""
+
+    name: str
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array: ...
+
+    def view(self, array: Array, offset: int, shape: int | tuple[int, ...], dtype: Any) -> Array:
+        """Part of a uint8 array, from byte `offset` on, as another array."""
+        ...
+
+    def upload(self, host: np.ndarray) -> Array:
+        """A new array with the host's values."""
+        ...
+
+    def zero(self, array: Array) -> None: ...
+
+    def address(self, array: Array) -> int:
+        """Where the array lies in the device's memory, for pointers within structures."""
+        ...
+
+    def download(self, array: Array) -> np.ndarray:
+        """The array's values when all that was queued before is done; a copy that stays."""
+        ...
+
+    def kernels(self, source: Path, **defines: str | int) -> Kernels:
+        """Compiles a source file, or takes it from the cache.
+
+        Raises:
+            UserError: no compiler, or it fails.
+        """
+        ...
+
+
+def open_device(name: str = "cpu", threads: int = 0) -> Device:
+    """The device of that name.
+
+    Args:
+        name: "cpu" or "cuda".
+        threads: of the CPU; 0 takes all cores.
+
+    Raises:
+        UserError: there is no such device, or it does not work here.
+    """
+    if name == "cpu":
+        from perception_node.device.cpu import CpuDevice
+
+        return CpuDevice(threads)
+    if name == "cuda":
+        from perception_node.device.cuda import CudaDevice
+
+        return CudaDevice()
+    raise UserError(f"device {name!r}: this version runs on {' or '.join(DEVICES)}")

@@ -1,0 +1,154 @@
+"""The CPU as a device: the CUDA kernels, compiled by the host's C++ compiler, on all cores.
+
+Compiled kernels are kept in a cache, $XDG_CACHE_HOME/perception_node (~/.cache/perception_node): one file for each
+source, configuration, compiler and kind of processor.
+"""
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from perception_node.errors import UserError
+
+HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+BLOCK = 64
+"""Threads of a block: enough that starting one costs nothing, few enough that small work reaches all cores."""
+
+# Threads that wait give up their cores: the network, DDS and the decoder want them between two kernels.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# IEEE results, the same on every processor: no fused multiply-add where the source has none.
+FLAGS = (
+    "-std=c++17 -O3 -march=native -ffp-contract=off -fno-math-errno -fno-trapping-math -fopenmp "
+    "-shared -fPIC -fvisibility=hidden -Wall -Wno-unknown-pragmas -Wno-psabi"
+)
+
+
+class CpuDevice:
+    """See perception_node.device.Device. Work is done by the time a call returns.
+
+    Args:
+        threads: 0 takes all cores.
+    """
+
+    name = "cpu"
+
+    def __init__(self, threads: int = 0):
+        self._threads = threads or len(os.sched_getaffinity(0))
+
+    def empty(self, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
+        return np.empty(shape, dtype)
+
+    def view(self, array: np.ndarray, offset: int, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
+        return np.ndarray(shape, dtype, array, offset)
+
+    def upload(self, host: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(host)
+
+    def zero(self, array: np.ndarray) -> None:
+        array.fill(0)
+
+    def address(self, array: np.ndarray) -> int:
+        return array.ctypes.data
+
+    def download(self, array: np.ndarray) -> np.ndarray:
+        return array.copy()
+
+    def kernels(self, source: Path, **defines: str | int) -> "CpuKernels":
+        return CpuKernels(_load(source, tuple(sorted(defines.items()))), self._threads)
+
+
+class CpuKernels:
+    """See perception_node.device.Kernels."""
+
+    def __init__(self, library: ctypes.CDLL, threads: int):
+        self._library, self._threads = library, threads
+
+    def each(self, kernel: str, items: int, *arguments: Any) -> None:
+        self._launch(kernel, -(-items // BLOCK), BLOCK, arguments)
+
+    def block(self, kernel: str, *arguments: Any) -> None:
+        self._launch(kernel, 1, 1, arguments)
+
+    def _launch(self, kernel: str, blocks: int, threads: int, arguments: tuple) -> None:
+        holders = [_holder(argument) for argument in arguments]
+        pointers = (ctypes.c_void_p * len(holders))(*(ctypes.addressof(holder) for holder in holders))
+        self._library.omp_set_num_threads(self._threads)
+        getattr(self._library, f"launch_{kernel}")(
+            (ctypes.c_uint * 3)(blocks, 1, 1), (ctypes.c_uint * 3)(threads, 1, 1), pointers
+        )
+
+
+def _holder(argument: Any) -> Any:
+    """A ctypes object with the argument's bytes."""
+    if isinstance(argument, np.ndarray) and argument.ndim:
+        return ctypes.c_void_p(argument.ctypes.data)
+    if argument is None:
+        return ctypes.c_void_p(None)
+    if type(argument) is float:  # not numpy's float64, which is one too
+        return ctypes.c_float(argument)
+    if type(argument) is int:
+        return ctypes.c_int(argument)
+    return ctypes.create_string_buffer(argument.tobytes(), argument.nbytes)
+
+
+@functools.cache
+def _load(source: Path, defines: tuple[tuple[str, str | int], ...]) -> ctypes.CDLL:
+    """Compiles the kernels unless the cache has them."""
+    compiler = shlex.split(os.environ.get("CXX", "c++"))
+    flags = FLAGS.split() + [f"-D{name}={value}" for name, value in defines]
+    texts = [path.read_text() for path in (HEADER, *sorted(source.parent.glob("*.cuh")), source)]
+    key = hashlib.sha256("\0".join([*flags, *texts, _version(compiler[0]), _processor()]).encode()).hexdigest()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perception_node"
+    library = cache / f"{source.stem}-{key[:20]}.so"
+    if not library.exists():
+
+        def compile(program: str, *options: str) -> str:
+            command = [*compiler, *flags, *options, f"-I{source.parent}", "-x", "c++", "-"]
+            result = subprocess.run(command, input=program, text=True, capture_output=True)
+            if result.returncode:
+                raise UserError(f"{source.name}: {compiler[0]} cannot compile it: {result.stderr.strip()}")
+            return result.stdout
+
+        preprocessed = compile(texts[-1], "-E")  # which kernels there are depends on the defines
+        names = re.findall(r"__global__ void (\w+)\(", preprocessed)
+        program = [f'#include "{path}"' for path in (HEADER, source)] + [f"LAUNCHER({name})" for name in names]
+        part = cache / f".{library.name}.{os.getpid()}"
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            compile("\n".join(program) + "\n", "-o", str(part))
+            part.replace(library)
+        except OSError as error:
+            remedy = "name another folder in XDG_CACHE_HOME"
+            raise UserError(f"{cache}: cannot be written ({error}); {remedy}") from error
+        finally:
+            with contextlib.suppress(OSError):
+                part.unlink()
+    return ctypes.CDLL(str(library))
+
+
+@functools.cache
+def _version(compiler: str) -> str:
+    try:
+        return subprocess.run([compiler, "--version"], text=True, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UserError(
+            f"C++ compiler {compiler!r}: cannot be run ({error}); install one (sudo apt install g++) or name it in CXX"
+        ) from error
+
+
+@functools.cache
+def _processor() -> str:
+    """What -march=native depends on."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else platform.processor()
+    return platform.machine() + "".join(sorted(set(re.findall(r"(?m)^(?:model name|flags|Features)\s*:.*$", text))))

@@ -1,0 +1,380 @@
+// What every family's kernels share: sampling of low-resolution planes, softmax, segment statistics.
+//
+// Plain CUDA C++ that also compiles as C++ for the CPU (device/cuda_on_cpu.h). Compiled once for each configuration:
+//   LOGIT  float or __half: the element type of the network's outputs
+//   TILE   side in pixels of the square that one thread works on: 4, 2 or 1; at most the upsampling factor is best
+//   STRIPES  copies of contended counters; the threads of neighbouring blocks share one
+//
+// Names: C classes, h x w the network's output resolution, H x W the image's, tiles = rows.tiles * columns.tiles.
+// All arithmetic is IEEE float32 without fused multiply-add, so that every device gives the same bits.
+#pragma once
+
+#ifndef LOGIT
+#define LOGIT float
+#endif
+#ifndef TILE
+#define TILE 4
+#endif
+#ifndef STRIPES
+#define STRIPES 16
+#endif
+
+typedef unsigned char uint8;
+typedef unsigned short uint16;
+typedef unsigned int uint32;
+typedef unsigned long long uint64;
+
+constexpr int UNLABELLED = 255;
+constexpr int LANES = TILE * TILE;  // pixels of a tile; lane = y * TILE + x
+constexpr int STRIP = 256;          // pixels of one row that a thread of the last kernel finishes
+
+// How one axis of the image samples the network's outputs; from perception_node/fusion/sampling.py.
+struct Axis {
+    const int* low;       // (pixels,) index of the sample before the pixel; the one after is low + 1, clamped
+    const float* weight;  // (pixels,) of the sample after
+    const int* start;     // (tiles + 1,) first pixel of each tile; all pixels of a tile have the same `low`
+    int pixels, samples, tiles;
+};
+
+// One segment's measures. All start at zero and only grow, so that clearing is one memset and merging is order-free.
+struct Measure {
+    uint64 confidence, x, y;  // sums over the pixels
+    uint32 area;
+    uint32 left, top;         // W - x0 and H - y0: the box's origin, measured from the far corner
+    uint32 right, bottom;     // x1 and y1, exclusive
+    uint32 padding;
+};
+
+// ---- numbers ----
+
+__device__ inline float number(float value) { return value; }
+__device__ inline float number(__half value) { return __half2float(value); }
+
+// As one instruction each; of NaN they make what they like.
+__device__ inline float lesser(float a, float b) { return a < b ? a : b; }
+__device__ inline float greater(float a, float b) { return a > b ? a : b; }
+
+// e^x for x <= 0: Cody-Waite reduction and a polynomial of degree 6 (as in Cephes' expf, 1988). Below -87 it stays at
+// e^-87; so does NaN. Of our own because the libraries' differ in the last bit between CPU and GPU.
+__device__ inline float exponential(float x) {
+    x = x > -87.0f ? x : -87.0f;
+    const float n = floorf(x * 1.44269504f + 0.5f);
+    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    return (p * (r * r) + r + 1.0f) * __int_as_float(((int)n + 127) << 23);
+}
+
+// e^x for x <= 0 with an error below 1e-4 of it: enough for a confidence of 8 bits. NaN becomes 0.
+__device__ inline float rough_exponential(float x) {
+    x = x > -87.0f ? x * 1.44269504f : -126.0f;
+    const float n = floorf(x), f = x - n;
+    return (((0.0790199f * f + 0.224126f) * f + 0.696867f) * f + 0.99991f) * __int_as_float(((int)n + 127) << 23);
+}
+
+__device__ inline float sigmoid(float x) {
+    const float e = exponential(-fabsf(x));
+    const float p = 1.0f / (1.0f + e), value = x >= 0.0f ? p : e * p;
+    return x == x ? value : x;
+}
+
+// Floats as integers in the same order; NaN is not expected.
+__device__ inline uint32 ordered(float value) {
+    const uint32 bits = __float_as_uint(value + 0.0f);  // -0 becomes 0
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// ---- sampling: bilinear, half-pixel centres, edges clamped (align_corners=False) ----
+
+// At most TILE x TILE pixels between the same four samples.
+struct Tile {
+    int y, x, height, width;  // in the image
+    int corner[4];            // offsets into a plane: upper left, upper right, lower left, lower right
+    float down[LANES], right[LANES];  // weights of the samples below and to the right, for each lane
+};
+
+__device__ inline Tile tile_at(const Axis& rows, const Axis& columns, int index) {
+    Tile tile;
+    const int row = index / columns.tiles, column = index - row * columns.tiles;
+    tile.y = rows.start[row], tile.x = columns.start[column];
+    tile.height = rows.start[row + 1] - tile.y, tile.width = columns.start[column + 1] - tile.x;
+    for (int i = 0; i < TILE; i++) {  // lanes outside repeat the last pixel
+        const float down = rows.weight[tile.y + (i < tile.height ? i : tile.height - 1)];
+        const float right = columns.weight[tile.x + (i < tile.width ? i : tile.width - 1)];
+        for (int j = 0; j < TILE; j++) tile.down[i * TILE + j] = down, tile.right[j * TILE + i] = right;
+    }
+    const int y0 = rows.low[tile.y], y1 = y0 + 1 < rows.samples ? y0 + 1 : y0;
+    const int x0 = columns.low[tile.x], x1 = x0 + 1 < columns.samples ? x0 + 1 : x0;
+    tile.corner[0] = y0 * columns.samples + x0, tile.corner[1] = y0 * columns.samples + x1;
+    tile.corner[2] = y1 * columns.samples + x0, tile.corner[3] = y1 * columns.samples + x1;
+    return tile;
+}
+
+struct Corners {
+    float value[4];
+    __device__ float low() const { return lesser(lesser(value[0], value[1]), lesser(value[2], value[3])); }
+    __device__ float high() const { return greater(greater(value[0], value[1]), greater(value[2], value[3])); }
+    // 0 where no value is NaN or infinite, so that all values between them lie between low() and high().
+    __device__ float check() const {
+        const float sum = (value[0] + value[1]) + (value[2] + value[3]);
+        return sum - sum;
+    }
+    __device__ bool finite() const { return check() == 0.0f; }
+};
+
+template <typename T>
+__device__ inline Corners corners(const T* __restrict__ plane, const Tile& tile) {
+    return {number(plane[tile.corner[0]]), number(plane[tile.corner[1]]), number(plane[tile.corner[2]]),
+            number(plane[tile.corner[3]])};
+}
+
+// The values of all pixels of a tile. The order of operations is that of the oracles: across, then down.
+__device__ inline void interpolate(const Corners& c, const Tile& tile, float out[LANES]) {
+    for (int i = 0; i < LANES; i++) {
+        const float upper = c.value[0] * (1.0f - tile.right[i]) + c.value[1] * tile.right[i];
+        const float lower = c.value[2] * (1.0f - tile.right[i]) + c.value[3] * tile.right[i];
+        out[i] = upper * (1.0f - tile.down[i]) + lower * tile.down[i];
+    }
+}
+
+template <typename T>
+__device__ inline void write_tile(T* __restrict__ map, const T values[LANES], const Tile& tile, int width) {
+    T* const out = map + tile.y * width + tile.x;
+    const bool whole = tile.height == TILE && tile.width == TILE;
+    for (int y = 0; y < TILE; y++) {
+        for (int x = 0; x < TILE; x++)
+            if (whole || (y < tile.height && x < tile.width)) out[y * width + x] = values[y * TILE + x];
+    }
+}
+
+// The value of one pixel.
+template <typename T>
+__device__ inline float sample(const T* __restrict__ plane, const Axis& rows, const Axis& columns, int y, int x) {
+    const int y0 = rows.low[y], y1 = y0 + 1 < rows.samples ? y0 + 1 : y0;
+    const int x0 = columns.low[x], x1 = x0 + 1 < columns.samples ? x0 + 1 : x0;
+    const float down = rows.weight[y], right = columns.weight[x];
+    const T *upper = plane + y0 * columns.samples, *lower = plane + y1 * columns.samples;
+    const float a = number(upper[x0]) * (1.0f - right) + number(upper[x1]) * right;
+    const float b = number(lower[x0]) * (1.0f - right) + number(lower[x1]) * right;
+    return a * (1.0f - down) + b * down;
+}
+
+// What rounding can add to an interpolated value beyond its corners.
+__device__ inline float slack(float a, float b) { return 1e-6f * (fabsf(a) + fabsf(b)); }
+
+// ---- work items ----
+
+// A value that another thread may change meanwhile.
+__device__ inline uint32 atomic_load(const uint32* address) { return *(const volatile uint32*)address; }
+__device__ inline void atomic_store(uint32* address, uint32 value) { *(volatile uint32*)address = value; }
+
+__device__ inline int thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
+
+// Which copy of the contended counters this thread adds to.
+__device__ inline int stripe() { return (int)((uint64)blockIdx.x * STRIPES / gridDim.x); }
+
+// Sum of `own` over the threads of the block that come before this one; `total` gets the sum over all. At most 1024.
+__device__ inline uint32 sum_before(uint32 own, uint32& total) {
+    __shared__ uint32 sums[1024];
+    __syncthreads();
+    sums[threadIdx.x] = own;
+    __syncthreads();
+    uint32 before = 0;
+    total = 0;
+    for (uint32 i = 0; i < blockDim.x; i++) {
+        before += i < threadIdx.x ? sums[i] : 0;
+        total += sums[i];
+    }
+    return before;
+}
+
+// ---- classes ----
+
+// Logits -> class and confidence of each pixel, and each class's area.
+//   semantic (C, h, w) LOGIT; class_map, confidence (H, W) uint8; area (STRIPES, 256) uint32, zeroed
+//   one thread for each tile; reads semantic once (neighbours' corners and the second and third look from cache),
+//   writes 2 bytes a pixel
+// With C = 1 the other answer is "unlabelled", at logit 0: sigmoid > 0.5. NaN never wins; where nothing does, the pixel
+// is unlabelled. A class is interpolated only where its highest corner comes near the best class's lowest: elsewhere it
+// can neither win nor, by `cutoff` below, add to the softmax what a byte could show.
+extern "C" __global__ void classify(const LOGIT* __restrict__ semantic, int classes, Axis rows, Axis columns,
+                                    float cutoff, uint8* __restrict__ class_map, uint8* __restrict__ confidence,
+                                    uint32* __restrict__ area) {
+    const int index = thread_index();
+    if (index >= rows.tiles * columns.tiles) return;
+    const Tile tile = tile_at(rows, columns, index);
+    const int plane = rows.samples * columns.samples;
+
+    float floor_ = classes == 1 ? 0.0f : -INFINITY, check = 0.0f;
+    for (int c = 0; c < classes; c++) {
+        const Corners corner = corners(semantic + c * plane, tile);
+        floor_ = greater(corner.low(), floor_), check += corner.check();
+    }
+    if (!(check == 0.0f)) floor_ = -INFINITY;  // NaN or an infinity somewhere: leave nothing out
+    const float bar = floor_ - slack(floor_, floor_);
+    float value[LANES], best[LANES], total[LANES];
+    int label[LANES];
+    for (int i = 0; i < LANES; i++) best[i] = classes == 1 ? 0.0f : -INFINITY, label[i] = UNLABELLED;
+    for (int c = 0; c < classes; c++) {
+        const Corners corner = corners(semantic + c * plane, tile);
+        if (corner.high() < bar) continue;
+        interpolate(corner, tile, value);
+        for (int i = 0; i < LANES; i++) {
+            const bool wins = value[i] > best[i];
+            best[i] = wins ? value[i] : best[i];
+            label[i] = wins ? c : label[i];
+        }
+    }
+    for (int i = 0; i < LANES; i++) total[i] = classes == 1 ? rough_exponential(-best[i]) : 0.0f;
+    for (int c = 0; c < classes; c++) {
+        const Corners corner = corners(semantic + c * plane, tile);
+        if (corner.high() < floor_ - cutoff) continue;
+        interpolate(corner, tile, value);
+        for (int i = 0; i < LANES; i++) total[i] += rough_exponential(value[i] - best[i]);
+    }
+    uint8 labels[LANES], shown[LANES];
+    int different = 0;
+    for (int i = 0; i < LANES; i++) {
+        labels[i] = (uint8)label[i], different |= label[i] ^ label[0];
+        shown[i] = label[i] == UNLABELLED ? 0 : (uint8)(int)(255.0f / greater(total[i], 1.0f) + 0.5f);
+    }
+    write_tile(class_map, labels, tile, columns.pixels);
+    write_tile(confidence, shown, tile, columns.pixels);
+    uint32* const areas = area + stripe() * 256;
+    if (!different) {
+        atomicAdd(&areas[label[0]], tile.height * tile.width);
+        return;
+    }
+    int counted = UNLABELLED, count = 0;
+    for (int i = 0; i < LANES; i++) {
+        if (i / TILE >= tile.height || i % TILE >= tile.width) continue;
+        if (label[i] != counted) {
+            if (count) atomicAdd(&areas[counted], count);
+            counted = label[i], count = 0;
+        }
+        count++;
+    }
+    atomicAdd(&areas[counted], count);
+}
+
+// Total of each class's area.  area (STRIPES, 256) uint32 -> (256,) in its first row; one thread for each class.
+extern "C" __global__ void total_area(uint32* area) {
+    const int c = thread_index();
+    if (c >= 256) return;
+    for (int s = 1; s < STRIPES; s++) area[c] += area[s * 256 + c];
+}
+
+// Each class's area among the pixels without an owner.
+//   area (STRIPES, 256) uint32, zeroed; one thread for each STRIP pixels, by index
+extern "C" __global__ void free_area(uint32 pixels, const uint8* __restrict__ class_map,
+                                     const uint16* __restrict__ owners, uint32* __restrict__ area) {
+    const uint32 begin = (uint32)thread_index() * STRIP;
+    if (begin >= pixels) return;
+    const uint32 end = min(begin + STRIP, pixels);
+    uint32* const own_area = area + stripe() * 256;
+    int counted = UNLABELLED;
+    uint32 n = 0;
+    for (uint32 pixel = begin; pixel < end; pixel++) {
+        const int label = owners[pixel] ? UNLABELLED : class_map[pixel];
+        if (label != counted) {
+            if (counted != UNLABELLED) atomicAdd(&own_area[counted], n);
+            counted = label, n = 0;
+        }
+        n++;
+    }
+    if (counted != UNLABELLED) atomicAdd(&own_area[counted], n);
+}
+
+// Which classes pixels without an owner may have: stuff whose area reaches the limit.
+//   thing (256,) uint8; area (256,) uint32; kept (256,) uint8; one thread for each class
+extern "C" __global__ void keep_stuff(const uint8* __restrict__ thing, const uint32* __restrict__ area,
+                                      uint32 stuff_area, uint8* __restrict__ kept) {
+    const int c = thread_index();
+    if (c < 256) kept[c] = c != UNLABELLED && !thing[c] && area[c] >= stuff_area;
+}
+
+// The first `limit` marked pixels in row-major order.
+//   marks (words,) uint32, one bit a pixel; points (limit, 2) int32 (y, x); count (1,) uint32
+//   one block of at most 1024; reads the marks twice
+extern "C" __global__ void list_marked(const uint32* __restrict__ marks, int words, int width, int limit,
+                                       int* __restrict__ points, uint32* __restrict__ count) {
+    const int share = (words + blockDim.x - 1) / blockDim.x;
+    const int begin = threadIdx.x * share, end = min(begin + share, words);
+    uint32 own = 0;
+    for (int i = begin; i < end; i++) own += __popc(marks[i]);
+    uint32 total, next = sum_before(own, total);
+    if (threadIdx.x == 0) *count = min(total, (uint32)limit);
+    for (int i = begin; i < end; i++) {
+        for (uint32 word = marks[i]; word; word &= word - 1, next++) {
+            if (next >= (uint32)limit) return;
+            const int pixel = i * 32 + __ffs(word) - 1;
+            points[2 * next] = pixel / width, points[2 * next + 1] = pixel % width;
+        }
+    }
+}
+
+// ---- the finished maps ----
+
+// Writes what the pixels have become and measures the segments.
+//   class_map uint8, confidence uint8, ids uint16, all (H, W), in place. On entry ids holds owners: 0, or 1 + the index of
+//   an instance candidate. A pixel with an owner gets that one's class and id, others keep their class if it is kept.
+//   kept (256,) uint8: 1 for classes that pixels without an owner may have
+//   owner_class (owners,) uint8, owner_id (owners,) uint16: 255 and 0 where the candidate came to nothing; stuff has id 0
+//   measures (STRIPES, 256 + owners), zeroed: first the classes', then the owners' (stuff owners count for their class)
+//   one thread for each STRIP pixels of a row; reads and writes 4 bytes a pixel
+extern "C" __global__ void finish(int height, int width, const uint8* __restrict__ kept,
+                                  const uint8* __restrict__ owner_class, const uint16* __restrict__ owner_id, int owners,
+                                  uint8* __restrict__ class_map, uint8* __restrict__ confidence,
+                                  uint16* __restrict__ ids, Measure* __restrict__ measures) {
+    const int strips = (width + STRIP - 1) / STRIP, index = thread_index();
+    if (index >= height * strips) return;
+    const int y = index / strips, x0 = (index - y * strips) * STRIP;
+    const int x1 = x0 + STRIP < width ? x0 + STRIP : width;
+    Measure* const own = measures + (uint64)stripe() * (256 + owners);
+    const uint64 row = (uint64)y * width;
+
+    for (int begin = x0; begin < x1;) {  // runs of pixels with the same class and owner on entry
+        const int label = class_map[row + begin], owner = ids[row + begin];
+        int end = begin;
+        uint32 sum = 0;
+        while (end < x1 && class_map[row + end] == label && ids[row + end] == owner) sum += confidence[row + end++];
+        const int new_label = owner ? owner_class[owner - 1] : kept[label] ? label : UNLABELLED;
+        const int id = owner ? owner_id[owner - 1] : 0;
+        for (int x = begin; x < end; x++) class_map[row + x] = new_label, ids[row + x] = id;
+        if (new_label == UNLABELLED) {
+            for (int x = begin; x < end; x++) confidence[row + x] = 0;
+        } else {
+            Measure* const m = own + (id ? 256 + owner - 1 : new_label);
+            const uint64 n = end - begin;
+            atomicAdd(&m->area, (uint32)n);
+            atomicAdd(&m->confidence, (uint64)sum);
+            atomicAdd(&m->x, n * (begin + end - 1) / 2);
+            atomicAdd(&m->y, n * y);
+            atomicMax(&m->left, (uint32)(width - begin));
+            atomicMax(&m->right, (uint32)end);
+            atomicMax(&m->top, (uint32)(height - y));
+            atomicMax(&m->bottom, (uint32)(y + 1));
+        }
+        begin = end;
+    }
+}
+
+// Merges the stripes.  measures (STRIPES, segments) -> (segments,) in its first row; one thread for each segment.
+extern "C" __global__ void total_measures(Measure* measures, int segments, Measure* __restrict__ out) {
+    const int i = thread_index();
+    if (i >= segments) return;
+    Measure m = measures[i];
+    for (int s = 1; s < STRIPES; s++) {
+        const Measure& other = measures[(uint64)s * segments + i];
+        if (!other.area) continue;
+        m.confidence += other.confidence, m.x += other.x, m.y += other.y, m.area += other.area;
+        m.left = m.left > other.left ? m.left : other.left, m.top = m.top > other.top ? m.top : other.top;
+        m.right = m.right > other.right ? m.right : other.right;
+        m.bottom = m.bottom > other.bottom ? m.bottom : other.bottom;
+    }
+    out[i] = m;
+}

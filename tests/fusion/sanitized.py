@@ -1,0 +1,73 @@
+"""A program: frames of every family on the CPU device, whose kernels were compiled with a sanitizer.
+
+test_sanitizers.py starts it in the environment that a sanitizer wants. With "guard" as its argument, what lies between
+the arrays of an allocation is made untouchable, too.
+"""
+
+import ctypes
+import os
+import sys
+
+import numpy as np
+from oracles import noise
+from oracles.families import FAMILIES
+
+from perception_node.device.cpu import CpuDevice
+from perception_node.preprocess import fit
+
+GAP = 256  # arrays within an allocation begin at multiples of it
+
+
+class GuardedDevice(CpuDevice):
+    """AddressSanitizer knows where allocations end; this tells it where the arrays within them do."""
+
+    def __init__(self):
+        super().__init__(threads=1)
+        self._gaps = {}  # address of an allocation -> the gaps in it
+        sanitizer = ctypes.CDLL(None)
+        self._close, self._open = (sanitizer[f"__asan_{what}_memory_region"] for what in ("poison", "unpoison"))
+
+    def view(self, array, offset, shape, dtype):
+        view = super().view(array, offset, shape, dtype)
+        begin = array.ctypes.data + offset + view.nbytes
+        end = min(array.ctypes.data + -(-(offset + view.nbytes) // GAP) * GAP, array.ctypes.data + array.nbytes)
+        self._gaps.setdefault(array.ctypes.data, []).append((begin, end - begin))
+        self._guard(self._close, array)
+        return view
+
+    def zero(self, array):
+        self._guard(self._open, array)
+        super().zero(array)
+        self._guard(self._close, array)
+
+    def download(self, array):
+        self._guard(self._open, array)
+        try:
+            return super().download(array)
+        finally:
+            self._guard(self._close, array)
+
+    def _guard(self, change, array):
+        for begin, size in self._gaps.get(array.ctypes.data, ()):
+            change(ctypes.c_void_p(begin), ctypes.c_size_t(size))
+
+
+def main(guard: bool) -> None:
+    del os.environ["LD_PRELOAD"]  # meant for this process, not for the compiler
+    for name, mode in noise.MODES.items():
+        for output_hw, stride, image_hw, dtype in (((11, 9), 4, (43, 37), np.float32), ((7, 13), 2, (14, 25), np.float16)):
+            geometry = fit(image_hw, (output_hw[0] * stride, output_hw[1] * stride), "stretch")
+            device = GuardedDevice() if guard else CpuDevice(threads=1)  # of its own: gaps go by address
+            fusion = FAMILIES[mode.family].fusion(device, mode.taxonomy, stride, **mode.options)
+            for seed in (0, 1):
+                outputs = mode.outputs(np.random.default_rng(seed), output_hw, geometry, stride, dtype)
+                if seed:  # and what networks should not, but can say
+                    for array in outputs.values():
+                        if array.dtype == dtype and array.size > 3:
+                            array.flat[:3] = np.nan, np.inf, -np.inf
+                fusion(outputs, geometry)
+        print(name, flush=True)
+
+
+if __name__ == "__main__":
+    main("guard" in sys.argv)

@@ -22,10 +22,11 @@ class Geometry:
 
 
 def fit(image_hw: tuple[int, int], input_hw: tuple[int, int], resize: str) -> Geometry:
-    """The geometry of an image in an input: "stretch" fills it, "letterbox" keeps the proportions."""
+    """The geometry of an image in an input: "stretch" fills it, "letterbox" keeps the proportions, to a pixel."""
     scale_yx = image_hw[0] / input_hw[0], image_hw[1] / input_hw[1]
     if resize == "letterbox":
-        scale_yx = (max(scale_yx),) * 2
+        content_hw = (max(1, round(size / max(scale_yx))) for size in image_hw)
+        scale_yx = tuple(size / content for size, content in zip(image_hw, content_hw, strict=True))
     return Geometry(image_hw, scale_yx)
 
 

@@ -68,3 +68,8 @@ def test_growing_interpolates():
     image = np.tile(np.array([0, 100], np.uint8)[None, :, None], (1, 1, 3))
     tensor, _ = preprocess(image, spec(size_hw=(2, 4)))
     assert tensor[0, 0].tolist() == [[0, 25, 75, 100]] * 2
+
+
+def test_a_letterboxed_image_fills_whole_input_pixels():
+    """374 rows shrink to 145, not to 144.5: the way back is by the same factor."""
+    assert fit((374, 1242), (360, 480), "letterbox").scale_yx == (374 / 145, 1242 / 480)

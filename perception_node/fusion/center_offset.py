@@ -1,7 +1,8 @@
 """Networks with semantic, centre and offset heads: Panoptic-DeepLab (Cheng et al., CVPR 2020), section 3.5.
 
-What it computes is, pixel for pixel, what detectron2's Panoptic-DeepLab post-processing does; where that leaves the
-order open, the lower class id and the earlier pixel in row-major order win. The work is in kernels/center_offset.cu.
+What it computes is, pixel for pixel, what detectron2's Panoptic-DeepLab post-processing does, except that all top_k
+centres are kept (detectron2 drops the last and what ties with it). Where order is open, the lower class id and the
+earlier pixel in row-major order win. The work is in kernels/center_offset.cu.
 """
 
 from collections.abc import Mapping
@@ -17,6 +18,11 @@ BIN = 32  # as in center_offset.cu
 BIN_BYTES = 4 * 32
 
 
+def window_radii(kernel: int, scale_yx: tuple[float, float]) -> tuple[int, int]:
+    """Image pixels from the middle to the edge of the window of `kernel` input pixels, down and across."""
+    return tuple(max(int(kernel > 1), int(kernel * scale / 2)) for scale in scale_yx)
+
+
 class CenterOffset(Fusion):
     """Semantic logits, centre heatmap and offsets -> PanopticFrame.
 
@@ -26,7 +32,8 @@ class CenterOffset(Fusion):
     Args:
         device, taxonomy, stride: see Fusion.
         center_threshold: a centre's heatmap value is above this.
-        nms_kernel: side, in image pixels, of the window in which a centre is the maximum.
+        nms_kernel: side, in input pixels, of the window in which a centre is the maximum. (In image pixels it would be
+            too small for an image larger than the input, and one object would get several centres.)
         top_k: the most centres; the highest are kept.
         stuff_area: stuff classes with fewer pixels become unlabelled.
     """
@@ -84,8 +91,8 @@ class CenterOffset(Fusion):
         semantic, heatmap = outputs["semantic"], outputs["center"]
         self.classify(semantic)
         self.device.zero(owners)
-        threshold, window = self._center_threshold, self._nms_kernel
-        kernels.each("find_centers", self.tiles, heatmap, rows, columns, threshold, window, marks, peaks, peak_count)
+        limits = float(self._center_threshold), *window_radii(self._nms_kernel, self.scale_yx)
+        kernels.each("find_centers", self.tiles, heatmap, rows, columns, *limits, marks, peaks, peak_count)
         kernels.block("cut_centers", peaks, peak_count, self.owners, marks)
         kernels.block("list_marked", marks, marks.shape[0], self.image_hw[1], self.owners, centers, center_count)
         bins = (*self._bins_yx, scratch["bins"])

@@ -201,3 +201,20 @@ def test_as_many_instances_as_there_are_ids():
     expected[-1] -= 256
     np.testing.assert_array_equal(frame.instance_map, expected.reshape(256, 256))
     assert len(frame.segments) == MAX_INSTANCES
+
+
+@pytest.mark.parametrize("dy", [0.0, 0.01, 0.07, 0.35, 0.99])
+def test_equally_near_centres_the_earlier_wins_whatever_the_rounding(dy):
+    offset = np.zeros((2, 1, 5))
+    offset[0] = dy
+    frame = fuse(outputs([[CAR] * 5], {(0, 0): 0.9, (0, 4): 0.8}, offset))
+    np.testing.assert_array_equal(frame.instance_map, [[1, 1, 1, 2, 2]])
+
+
+@pytest.mark.parametrize("size", [20, 40, 80])
+def test_a_larger_image_has_no_more_centres(size):
+    """Upsampled further, clamped borders and ridges are flat for longer: the window must grow with them."""
+    tensors = outputs([[CAR] * 5] * 5, {(2, 3): 0.8, (2, 4): 0.2})
+    frame = fuse(tensors, image_hw=(size, size), stride=4, input_hw=(20, 20), nms_kernel=7)
+    smallest = fuse(tensors, image_hw=(20, 20), stride=4, input_hw=(20, 20), nms_kernel=7)
+    assert len(frame.instances) <= len(smallest.instances)

@@ -33,7 +33,8 @@ def fuse(
         class_map[thing[class_map] & ~joins] = UNLABELLED
 
     heatmap = upsample(outputs["center"][0], geometry, stride)
-    centers = find_centers(heatmap, center_threshold, nms_kernel, top_k)
+    radius_y, radius_x = (max(int(nms_kernel > 1), int(nms_kernel * scale / 2)) for scale in geometry.scale_yx)
+    centers = find_centers(heatmap, center_threshold, (2 * radius_y + 1, 2 * radius_x + 1), top_k)
     instance_map = np.zeros(geometry.image_hw, np.int64)
     if len(centers):
         dy, dx = (
@@ -54,10 +55,10 @@ def fuse(
     return make_frame(class_map, instance_map, probability)
 
 
-def find_centers(heatmap: np.ndarray, threshold: float, window: int, top_k: int) -> np.ndarray:
+def find_centers(heatmap: np.ndarray, threshold: float, window: tuple[int, int], top_k: int) -> np.ndarray:
     """int (K, 2): the highest of their windows and above the threshold, as (y, x) in row-major order."""
     heatmap = np.where(np.isnan(heatmap), -np.inf, heatmap).astype(np.float32)
-    highest = cv2.dilate(heatmap, np.ones((window, window), np.uint8), borderType=cv2.BORDER_REPLICATE)
+    highest = cv2.dilate(heatmap, np.ones(window, np.uint8), borderType=cv2.BORDER_REPLICATE)
     peaks = np.flatnonzero((heatmap > threshold) & (heatmap == highest))
     order = np.argsort(-heatmap.ravel()[peaks], kind="stable")
     peaks = np.sort(peaks[order[:top_k]])

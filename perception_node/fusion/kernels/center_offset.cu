@@ -18,7 +18,7 @@ struct Bin {
 //   peaks (H * W,) uint64: score << 32 | ~pixel, in any order; peak_count (1,) uint32, zeroed
 //   one thread for each tile; reads the heatmap once, more only around centres
 extern "C" __global__ void find_centers(const LOGIT* __restrict__ heatmap, Axis rows, Axis columns, float threshold,
-                                        int window, uint32* __restrict__ marks, uint64* __restrict__ peaks,
+                                        int radius_y, int radius_x, uint32* __restrict__ marks, uint64* __restrict__ peaks,
                                         uint32* __restrict__ peak_count) {
     const int index = thread_index();
     if (index >= rows.tiles * columns.tiles) return;
@@ -28,16 +28,15 @@ extern "C" __global__ void find_centers(const LOGIT* __restrict__ heatmap, Axis 
     if (high + slack(high, threshold) < threshold && corner.finite()) return;
     float value[LANES];
     interpolate(corner, tile, value);
-    const int radius = window / 2;
     for (int i = 0; i < LANES; i++) {
         const int dy = i / TILE, dx = i % TILE, y = tile.y + dy, x = tile.x + dx;
         if (dy >= tile.height || dx >= tile.width || !(value[i] > threshold)) continue;
         // Within the tile first: most pixels fall to a neighbour that is at hand.
         bool peak = true;
         for (int j = 0; j < LANES; j++)
-            peak &= !(value[j] > value[i] && abs(j / TILE - dy) <= radius && abs(j % TILE - dx) <= radius);
-        const int top = max(y - radius, 0), bottom = min(y + radius, rows.pixels - 1);
-        const int left = max(x - radius, 0), right = min(x + radius, columns.pixels - 1);
+            peak &= !(value[j] > value[i] && abs(j / TILE - dy) <= radius_y && abs(j % TILE - dx) <= radius_x);
+        const int top = max(y - radius_y, 0), bottom = min(y + radius_y, rows.pixels - 1);
+        const int left = max(x - radius_x, 0), right = min(x + radius_x, columns.pixels - 1);
         for (int yy = top; yy <= bottom && peak; yy++)
             for (int xx = left; xx <= right && peak; xx++)
                 peak = !(sample(heatmap, rows, columns, yy, xx) > value[i]);

@@ -1,12 +1,15 @@
 """A program: frames of every family on the CPU device, whose kernels were compiled with a sanitizer.
 
-test_sanitizers.py starts it in the environment that a sanitizer wants. With "guard" as its argument, what lies between
-the arrays of an allocation is made untouchable, too.
+test_sanitizers.py starts it in the environment that a sanitizer wants. Arguments: "guard", what lies between the arrays
+of an allocation is made untouchable, too; "wrong", instead of frames a kernel does what the sanitizer has to see.
 """
 
 import ctypes
+import functools
 import os
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from oracles import noise
@@ -15,6 +18,7 @@ from oracles.families import FAMILIES
 from perception_node.device.cpu import CpuDevice
 from perception_node.preprocess import fit
 
+TINY = Path(__file__).parents[1] / "device" / "tiny.cu"
 GAP = 256  # arrays within an allocation begin at multiples of it
 
 
@@ -52,12 +56,15 @@ class GuardedDevice(CpuDevice):
             change(ctypes.c_void_p(begin), ctypes.c_size_t(size))
 
 
-def main(guard: bool) -> None:
-    del os.environ["LD_PRELOAD"]  # meant for this process, not for the compiler
+LAYOUTS = ((11, 9), 4, (43, 37), np.float32), ((7, 13), 2, (14, 25), np.float16)
+"""Output height and width, stride, image height and width, type of the logits: odd, so that rows have rests."""
+
+
+def frames(make_device: Callable[[], CpuDevice]) -> None:
     for name, mode in noise.MODES.items():
-        for output_hw, stride, image_hw, dtype in (((11, 9), 4, (43, 37), np.float32), ((7, 13), 2, (14, 25), np.float16)):
+        for output_hw, stride, image_hw, dtype in LAYOUTS:
             geometry = fit(image_hw, (output_hw[0] * stride, output_hw[1] * stride), "stretch")
-            device = GuardedDevice() if guard else CpuDevice(threads=1)  # of its own: gaps go by address
+            device = make_device()  # of its own: gaps go by address
             fusion = FAMILIES[mode.family].fusion(device, mode.taxonomy, stride, **mode.options)
             for seed in (0, 1):
                 outputs = mode.outputs(np.random.default_rng(seed), output_hw, geometry, stride, dtype)
@@ -69,5 +76,20 @@ def main(guard: bool) -> None:
         print(name, flush=True)
 
 
+def wrong(device: CpuDevice) -> None:
+    """Several blocks write the same sums, and one more than there is room for."""
+    out = device.view(device.empty(512, np.uint8), 0, 60, np.int32)
+    device.kernels(TINY).each("running_sum", 200, np.ones(61, np.int32), 61, out)
+
+
+def main(arguments: list[str]) -> None:
+    del os.environ["LD_PRELOAD"]  # meant for this process, not for the compiler
+    make_device = GuardedDevice if "guard" in arguments else functools.partial(CpuDevice, 1)
+    if "wrong" in arguments:
+        wrong(make_device())
+    else:
+        frames(make_device)
+
+
 if __name__ == "__main__":
-    main("guard" in sys.argv)
+    main(sys.argv[1:])

@@ -169,8 +169,13 @@ __device__ inline float slack(float a, float b) { return 1e-6f * (fabsf(a) + fab
 // ---- work items ----
 
 // A value that another thread may change meanwhile.
+#ifdef __CUDACC__
 __device__ inline uint32 atomic_load(const uint32* address) { return *(const volatile uint32*)address; }
 __device__ inline void atomic_store(uint32* address, uint32 value) { *(volatile uint32*)address = value; }
+#else
+inline uint32 atomic_load(const uint32* address) { return __atomic_load_n(address, __ATOMIC_RELAXED); }
+inline void atomic_store(uint32* address, uint32 value) { __atomic_store_n(address, value, __ATOMIC_RELAXED); }
+#endif
 
 __device__ inline int thread_index() { return blockIdx.x * blockDim.x + threadIdx.x; }
 

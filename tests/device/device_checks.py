@@ -1,0 +1,272 @@
+"""What every device does alike, as functions of a device: test_cpu.py and test_cuda.py run them.
+
+As a program it runs them and those for the emulated driver alone, on that driver, and prints one line of JSON for each:
+what went wrong, or null. test_cuda.py starts it so, since a process has one driver. Arguments: of how many parts it is
+to run which, e.g. `0 2`.
+"""
+
+import contextlib
+import ctypes
+import functools
+import itertools
+import json
+import sys
+import traceback
+from pathlib import Path
+
+import numpy as np
+from oracles import noise
+from oracles.families import FAMILIES
+
+from perception_node.device import open_device
+from perception_node.preprocess import fit
+
+TINY = Path(__file__).with_name("tiny.cu")
+SMALL = np.dtype([(name, np.uint8) for name in "abc"])
+SLICE = np.dtype([("values", np.uint64), ("count", np.int32)], align=True)
+
+LAYOUTS = {
+    "stride4": ((12, 21), 4, (48, 84), "stretch"),
+    "odd": ((23, 17), 2, (61, 43), "letterbox"),
+}
+"""Output height and width, stride, image height and width, resizing: with tiles of 4 x 4 and 2 x 2 pixels."""
+
+
+def check_what_is_uploaded_comes_back(device):
+    cube = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    nothing, struct = np.zeros((0, 3), np.uint8), np.array([(1, 2, 3)], SMALL)
+    for host in (cube, cube.transpose(2, 0, 1), cube[:, ::2], nothing, struct, cube > 3):
+        array = device.upload(host)
+        assert (array.shape, array.dtype, array.nbytes) == (host.shape, host.dtype, host.nbytes)
+        np.testing.assert_array_equal(device.download(array), host)
+
+
+def check_a_view_is_a_part_of_the_array(device):
+    memory = device.upload(np.arange(32, dtype=np.uint8))
+    view = device.view(memory, 8, (2, 2), np.uint16)
+    assert (view.shape, view.dtype, view.nbytes) == ((2, 2), np.uint16, 8)
+    assert device.address(view) == device.address(memory) + 8
+    np.testing.assert_array_equal(device.download(view), [[0x0908, 0x0B0A], [0x0D0C, 0x0F0E]])
+    device.zero(view)
+    np.testing.assert_array_equal(device.download(memory), [*range(8), *[0] * 8, *range(16, 32)])
+
+
+def check_a_view_keeps_the_memory(device):
+    view = device.view(device.upload(np.full(4, 7, np.uint8)), 0, 4, np.uint8)
+    device.upload(np.zeros(4, np.uint8))  # would take the memory if it were free
+    np.testing.assert_array_equal(device.download(view), [7] * 4)
+
+
+def check_a_download_stays(device):
+    array = device.upload(np.arange(4))
+    first = device.download(array)
+    part = first[1:]
+    device.zero(array)
+    second = device.download(array)
+    np.testing.assert_array_equal(first, range(4))
+    del first
+    device.download(array)  # would take the memory that `part` lies in
+    np.testing.assert_array_equal(part, [1, 2, 3])
+    np.testing.assert_array_equal(second, [0] * 4)
+
+
+def check_arguments_arrive(device):
+    values = device.upload(np.array([10, 20, 30], np.int32))
+    out = device.empty(10, np.float64)
+    small, slice_ = np.array((1, 2, 3), SMALL), np.array((device.address(values), 3), SLICE)
+    numbers = np.int8(-5), np.float64(1 / 3), np.int16(-300)
+    kernels = device.kernels(TINY)
+    kernels.each("show_arguments", 1, *numbers, small, slice_, 0.5, np.int64(-(2**40)), None, out)
+    expected = [-5, 1 / 3, -300, 1, 2, 3, 30, 0.5, -(2**40), 1]
+    np.testing.assert_array_equal(device.download(out), expected)
+    kernels.each("show_arguments", 1, *numbers, small, slice_, 0.5, np.int64(-(2**40)), values, out)
+    np.testing.assert_array_equal(device.download(out), [*expected[:-1], 0])
+
+
+def check_each_item_is_visited_once(device):
+    kernels = device.kernels(TINY)
+    for items in (0, 1, 127, 128, 129, 5000):
+        visits = device.upload(np.zeros(5001, np.int32))
+        kernels.each("visit", items, visits, items)
+        np.testing.assert_array_equal(device.download(visits), [1] * items + [0] * (5001 - items))
+
+
+def check_kernels_run_in_order(device):
+    kernels, array = device.kernels(TINY), device.upload(np.array([1, 2], np.float32))
+    for _ in range(3):
+        kernels.each("multiply", 2, array, 2)
+    np.testing.assert_array_equal(device.download(array), [8, 16])
+    device.zero(array)
+    kernels.each("multiply", 2, array, 2)
+    np.testing.assert_array_equal(device.download(array), [0, 0])
+
+
+def check_defines_reach_the_source(device):
+    array = device.upload(np.array([1], np.float32))
+    device.kernels(TINY, FACTOR=5).each("multiply", 1, array, 1)
+    device.kernels(TINY).each("multiply", 1, array, 1)
+    np.testing.assert_array_equal(device.download(array), [10])
+
+
+def check_a_block_shares_its_work(device):
+    kernels = device.kernels(TINY)
+    for items in (1, 31, 1024, 3001):
+        values = np.random.default_rng(items).integers(-9, 9, items).astype(np.int32)
+        out = device.empty(items, np.int32)
+        kernels.block("running_sum", device.upload(values), items, out)
+        np.testing.assert_array_equal(device.download(out), np.cumsum(values))
+
+
+def check_atomics_add_up(device):
+    values = np.random.default_rng(0).integers(0, 20, 4000).astype(np.int32)
+    counts, bits, largest = (device.upload(np.zeros(*of)) for of in ((20, np.uint32), (1, np.uint32), (1, np.uint64)))
+    device.kernels(TINY).each("histogram", 4000, device.upload(values), 4000, counts, bits, largest)
+    np.testing.assert_array_equal(device.download(counts), np.bincount(values))
+    assert device.download(bits)[0] == np.bitwise_or.reduce(1 << values)
+    assert device.download(largest)[0] == int(values.max()) << 32 | int(np.flatnonzero(values == values.max())[-1])
+
+
+def check_every_half_has_its_value(device):
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16)
+    out = device.empty(65536, np.float32)
+    device.kernels(TINY).each("to_float", 65536, device.upload(halves), 65536, out)
+    np.testing.assert_array_equal(device.download(out), halves.astype(np.float32))
+
+
+def check_products_are_rounded_before_they_are_added(device):
+    a, b, c = np.random.default_rng(0).normal(size=(3, 1000)).astype(np.float32)
+    c -= a * b  # nearly cancels: a fused multiply-add would show
+    out = device.empty(1000, np.float32)
+    device.kernels(TINY).each("multiply_add", 1000, *map(device.upload, (a, b, c)), 1000, out)
+    np.testing.assert_array_equal(device.download(out), a * b + c)
+
+
+CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
+
+# ---- a family's frame is the same on every device ----
+
+
+def same_frame(mode: str, layout: str, dtype: str, device) -> None:
+    """Maps and every segment, bit for bit as on the CPU; twice, so that what a frame leaves behind is seen."""
+    output_hw, stride, image_hw, resize = LAYOUTS[layout]
+    geometry = fit(image_hw, (output_hw[0] * stride, output_hw[1] * stride), resize)
+    chosen, cpu = noise.MODES[mode], open_device("cpu", 1)
+    fusions = [FAMILIES[chosen.family].fusion(d, chosen.taxonomy, stride, **chosen.options) for d in (device, cpu)]
+    for seed in (0, 1):
+        outputs = chosen.outputs(np.random.default_rng(seed), output_hw, geometry, stride, np.dtype(dtype))
+        frame, expected = (
+            fusion({name: d.upload(array) for name, array in outputs.items()}, geometry)
+            for d, fusion in zip((device, cpu), fusions, strict=True)
+        )
+        assert len(expected.segments) > 0
+        for name in ("class_map", "instance_map", "confidence"):
+            np.testing.assert_array_equal(getattr(frame, name), getattr(expected, name), err_msg=name)
+        assert frame.segments == expected.segments
+
+
+FRAMES = {
+    f"{mode}-{layout}-{dtype}": functools.partial(same_frame, mode, layout, dtype)
+    for mode, layout, dtype in itertools.product(noise.MODES, LAYOUTS, ("float32", "float16"))
+}
+
+# ---- what only the emulated driver shows ----
+
+
+def emulated_a_forgotten_wait_is_seen(device):
+    """The same code without its wait gets the poison of fresh memory: so the checks above prove that it waits."""
+
+    class Forgetful:
+        def record(self, stream):
+            pass
+
+        def synchronize(self):
+            pass
+
+    array = device.upload(np.arange(16, dtype=np.uint8))
+    right, device._context.done = device._context.done, Forgetful()
+    np.testing.assert_array_equal(device.download(array), [0xCD] * 16)
+    device._context.done = right
+    np.testing.assert_array_equal(device.download(array), range(16))
+
+
+def emulated_an_upload_whose_buffer_is_used_again_too_early_is_seen(device):
+    first = device.upload(np.full(24, 1, np.uint8))
+    device._uploads.clear()  # the copy has not run yet, and its source is free
+    device.upload(np.full(24, 2, np.uint8))
+    np.testing.assert_array_equal(device.download(first), [2] * 24)
+
+
+def emulated_an_upload_is_of_the_moment_it_is_called(device):
+    host = np.arange(5, dtype=np.uint8)
+    array = device.upload(host)
+    host[:] = 9
+    np.testing.assert_array_equal(device.download(array), range(5))
+
+
+def emulated_fresh_memory_is_poison(device):
+    np.testing.assert_array_equal(device.download(device.empty(3001, np.uint8)), [0xCD] * 3001)
+
+
+def emulated_a_frame_waits_and_copies_once_and_allocates_nothing(device):
+    driver = ctypes.CDLL("libcuda.so.1")
+    kinds = ("waits", "copies to host", "copies to device", "pageable copies", "allocations", "launches")
+    for name, mode in noise.MODES.items():
+        geometry = fit((48, 84), (48, 84), "stretch")
+        outputs = mode.outputs(np.random.default_rng(0), (12, 21), geometry, 4)
+        on_device = {name: device.upload(array) for name, array in outputs.items()}
+        fusion = FAMILIES[mode.family].fusion(device, mode.taxonomy, 4, **mode.options)
+        fusion(on_device, geometry)
+        before = [driver.emulated_count(kind.encode()) for kind in kinds]
+        fusion(on_device, geometry)
+        after = [driver.emulated_count(kind.encode()) for kind in kinds]
+        *what, launches = (b - a for a, b in zip(before, after, strict=True))
+        assert what == [1, 1, 0, 0, 0], (name, dict(zip(kinds, what, strict=False)))
+        assert launches > 3
+
+
+def emulated_it_can_be_called_from_another_thread(device):
+    import threading
+
+    failed = []
+
+    def work():
+        try:
+            check_kernels_run_in_order(device)
+        except BaseException as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failed, failed
+
+
+def emulated_memory_is_used_again(device):
+    driver = ctypes.CDLL("libcuda.so.1")
+    device.download(device.upload(np.zeros(777, np.uint8)))
+    before = driver.emulated_count(b"allocations")
+    for _ in range(5):
+        device.download(device.upload(np.zeros(777, np.uint8)))
+    assert driver.emulated_count(b"allocations") == before
+
+
+EMULATED = {
+    name.removeprefix("emulated_"): check for name, check in list(globals().items()) if name.startswith("emulated_")
+}
+
+
+def main(part: int, parts: int) -> None:
+    ctypes.CDLL("libcuda.so.1").emulated_count  # noqa: B018, raises on a real driver: this is not for a GPU
+    device = open_device("cuda")
+    for name, check in itertools.islice({**CHECKS, **FRAMES, **EMULATED}.items(), part, None, parts):
+        failure = None
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                check(device)
+        except Exception:
+            failure = traceback.format_exc()
+        print(json.dumps([name, failure]), flush=True)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""The kernels compile for every GPU that vehicles have, and take no more registers and shared memory than is known.
+
+nvcc needs no GPU. That the numbers are small says that many threads fit on a GPU, not how fast they are.
+"""
+
+import itertools
+import os
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from perception_node.device.cuda import FLAGS, LARGEST_BLOCK, find_nvcc
+from perception_node.fusion.base import KERNELS
+from perception_node.fusion.mask_classification import VARIANTS
+
+ARCHITECTURES = (75, 86, 87, 89, 90, 100, 110, 120)
+"""Turing, Ampere, Orin, Ada, Hopper, Blackwell, Thor, Blackwell (RTX)."""
+
+DEFINES = {"mask_classification": [(f"-D{variant.upper()}=1",) for variant in VARIANTS]}
+BUILDS = [
+    (source.stem, (f"-DLOGIT={logit}", "-DTILE=4", *defines))
+    for source in sorted(KERNELS.glob("*.cu"))
+    for logit, defines in itertools.product(("float", "__half"), DEFINES.get(source.stem, [()]))
+]
+
+REGISTERS = {"classify": 128, "pick": 104, "group": 176, "contest": 248}
+"""Of those that hold a tile of 16 pixels: measured 119, 94, 168 and 242 at most."""
+OTHER_REGISTERS = 64  # measured: 64 at most
+SHARED = 4096 + 256  # bytes; measured: 4096, the sums of a block of 1024
+STACK = 384  # bytes of local memory, for arrays whose index is not known when compiling; measured: 320
+
+
+@pytest.fixture(scope="module")
+def builds(tmp_path_factory):
+    """(source, defines) -> what nvcc says of it. All at once, or it would take minutes."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        pytest.skip("no nvcc (PATH, CUDA_HOME, /usr/local/cuda, PyPI's nvidia-cuda-nvcc)")
+    folder = tmp_path_factory.mktemp("fatbins")
+    targets = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in ARCHITECTURES]
+
+    def compile(build):
+        source, defines = build
+        output = folder / f"{source}{'-'.join(defines)}.fatbin"
+        options = [*FLAGS.split(), *targets, "-Xptxas=-v", *defines, "-fatbin", "-o", str(output)]
+        return subprocess.run([nvcc, *options, str(KERNELS / f"{source}.cu")], capture_output=True, text=True)
+
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        return dict(zip(BUILDS, pool.map(compile, BUILDS), strict=True))
+
+
+def kernels(result):
+    """(kernel, architecture) -> bytes of stack, spill and shared memory, numbers of registers and barriers."""
+    found = {}
+    for part in re.split(r"Compiling entry function ", result.stderr)[1:]:
+        name, architecture = re.match(r"'(\w+)' for 'sm_(\d+)'", part).groups()
+        patterns = {
+            "stack": r"(\d+) bytes stack frame",
+            "spill": r"(\d+) bytes spill stores",
+            "registers": r"Used (\d+) registers",
+            "barriers": r"used (\d+) barriers",
+            "shared": r"(\d+) bytes smem",
+        }
+        matches = {what: re.search(pattern, part) for what, pattern in patterns.items()}
+        found[name, int(architecture)] = {what: int(match[1]) if match else 0 for what, match in matches.items()}
+    return found
+
+
+@pytest.fixture(params=BUILDS, ids=lambda build: "".join([build[0], *build[1]]))
+def built(request, builds):
+    result = builds[request.param]
+    assert result.returncode == 0, result.stderr + result.stdout
+    return kernels(result)
+
+
+def test_every_architecture_gets_every_kernel(built):
+    names = {name for name, _ in built}
+    assert set(built) == set(itertools.product(names, ARCHITECTURES))
+    assert {"finish", "total_measures"} <= names
+
+
+def test_nothing_is_spilled(built):
+    assert not [kernel for kernel, use in built.items() if use["spill"]]
+
+
+def test_registers_and_memory_are_within_the_budget(built):
+    for (name, architecture), use in built.items():
+        registers = REGISTERS.get(name, OTHER_REGISTERS)
+        assert use["registers"] <= registers, (name, architecture, use)
+        assert use["shared"] <= SHARED, (name, architecture, use)
+        assert use["stack"] <= STACK, (name, architecture, use)
+
+
+def test_kernels_of_one_block_can_have_the_largest(built):
+    """A multiprocessor has 65536 registers."""
+    waiting = {kernel: use["registers"] for kernel, use in built.items() if use["barriers"]}
+    assert not {kernel: count for kernel, count in waiting.items() if count * LARGEST_BLOCK > 65536}

@@ -17,15 +17,10 @@ OPTIONS = {
     "address": "-g1 -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all",
     "thread": f"-g1 -fsanitize=thread -I{HEADER.parent} -include {HERE / 'thread_launcher.h'}",
 }
-INTENDED = "race:^atomic_load(\nrace:^atomic_store(\n"
-"""In common.cuh, compiled by nvcc: through volatile, which is how CUDA C++ says what ThreadSanitizer wants to see as an atomic."""
-
 
 def run(sanitizer, tmp_path, *arguments):
     """The program `sanitized.py`, with kernels that were compiled with the sanitizer; skips where there is none."""
     runtime, options = library(sanitizer), OPTIONS[sanitizer]
-    suppressions = tmp_path / "suppressions"
-    suppressions.write_text(INTENDED)
     compiler = tmp_path / "c++"
     # The device looks at the preprocessed source and asks for the version: there the options would be in the way.
     compiler.write_text(
@@ -39,7 +34,7 @@ def run(sanitizer, tmp_path, *arguments):
         "ASAN_OPTIONS": "detect_leaks=0",  # of Python
         "UBSAN_OPTIONS": "print_stacktrace=1",
         # Python and numpy are not compiled for it, only the kernels are looked at.
-        "TSAN_OPTIONS": f"ignore_noninstrumented_modules=1 exitcode=66 suppressions={suppressions}",
+        "TSAN_OPTIONS": "ignore_noninstrumented_modules=1 exitcode=66",
         "CXX": str(compiler),
         "LD_PRELOAD": runtime,
         "OPENBLAS_NUM_THREADS": "1",

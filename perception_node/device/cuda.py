@@ -212,7 +212,8 @@ class _Context:
     def __del__(self) -> None:
         self._context.push()
         self.modules.clear()
-        self._free.clear()
+        for blocks in self._free.values():  # the lists: what came back last still has its own
+            blocks.clear()
         self.stream = self.done = None
         self._context.detach()  # pops it, too; without this PyCUDA would forget that it is a primary one
 

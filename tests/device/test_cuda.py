@@ -95,6 +95,14 @@ def test_arguments_of_the_wrong_size_are_seen(emulated):
     assert "arguments of another size than the kernel's parameters" in errors
 
 
+def test_what_was_downloaded_outlives_the_device(emulated):
+    program = (
+        "from perception_node.device import open_device; import numpy as np; d = open_device('cuda');"
+        "array = d.upload(np.arange(9)); host = d.download(array); del d; print(host.sum())"
+    )
+    assert start(emulated, "-c", program).communicate() == ("36\n", "")
+
+
 # ---- without any driver ----
 
 

@@ -11,6 +11,7 @@ import yaml
 torch = pytest.importorskip("torch", reason="training needs torch: make setup-training")
 pytest.importorskip("efficientnet_lite_pytorch", reason="training needs its backbone: make setup-training")
 
+from perception_node.device import open_device  # noqa: E402
 from perception_node.engine import load_engine  # noqa: E402
 from perception_node.fusion.center_offset import CenterOffset  # noqa: E402
 from perception_node.metrics import VOID_INSTANCE  # noqa: E402
@@ -39,7 +40,7 @@ def test_targets_fuse_back_to_the_instances():
     targets = instance_targets(instance, stride=4)
     classes = (instance[2::4, 2::4] > 0).astype(int)
     semantic = np.where(np.arange(2)[:, None, None] == classes, 10, 0).astype(np.float32)
-    fusion = CenterOffset(TAXONOMY, stride=4, stuff_area=0)
+    fusion = CenterOffset(open_device(), TAXONOMY, stride=4, stuff_area=0)
     frame = fusion(
         {"semantic": semantic, "center": targets["center"], "offset": targets["offset"]},
         fit((32, 64), (32, 64), "stretch"),

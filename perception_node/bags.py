@@ -14,7 +14,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from perception_node.errors import SourceError
+from perception_node.errors import SourceError, one_line
 
 _VISION_MSGS = Path(__file__).parent / "interfaces" / "vision_msgs" / "msg"
 
@@ -87,11 +87,6 @@ def open_bag(path: Path) -> AnyReader:
             raise SourceError(f"{path}: no metadata.yaml and {len(files)} storage files; run `ros2 bag reindex {path}`")
         storage = files[0]
     return _Reader(path, storage)
-
-
-def one_line(error: Exception) -> str:
-    """What a library says is wrong, on one line even if it says it on several, or not at all."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _is_nothing_but_a_bag(path: Path) -> bool:

@@ -21,7 +21,7 @@ import numpy as np
 from perception_node.device import Device
 from perception_node.errors import UserError
 from perception_node.fusion import FAMILIES
-from perception_node.fusion.base import Fusion, Input
+from perception_node.fusion.base import Fusion, Input, conform, output_hw
 from perception_node.model import check_options
 from perception_node.panoptic import PanopticFrame
 from perception_node.preprocess import Geometry
@@ -69,7 +69,8 @@ def fuse(
     geometry = Geometry(size_hw, (1.0, 1.0))
     outputs = {name: device.upload(array) for name, array in arrays.items()}
     try:
-        fusion = cls(device, taxonomy, _stride(cls.inputs, arrays, size_hw), **keywords)
+        height, width = output_hw(arrays, cls.inputs)
+        fusion = cls(device, taxonomy, (size_hw[0] / height, size_hw[1] / width), **keywords)
         frame = fusion(outputs, geometry)  # compiles the kernels and makes the buffers
     except ValueError as error:
         raise UserError(f"{path}: {family}: {error}") from error
@@ -163,10 +164,7 @@ def read_outputs(
             shape = spec.shape.replace("H W", "mh mw") if arrays[name].dtype.kind == "f" else spec.shape
             arrays[name] = _check_shape(path, name, arrays[name], shape, sizes)
             arrays[name] = _convert(path, name, arrays[name], spec)
-    logits = [name for name, spec in inputs.items() if _is_logit(spec, name, arrays)]
-    if len({arrays[name].dtype for name in logits}) > 1:  # the kernels read one type
-        arrays |= {name: arrays[name].astype(np.float32) for name in logits}
-    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    return conform(arrays, inputs)
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
@@ -242,17 +240,6 @@ def _convert(path: Path, name: str, array: np.ndarray, spec: Input) -> np.ndarra
 
 def _is_logit(spec: Input, name: str, arrays: Mapping[str, np.ndarray]) -> bool:
     return spec.dtype == "logit" and name in arrays and arrays[name].dtype.kind == "f"
-
-
-def _stride(
-    inputs: Mapping[str, Input], arrays: Mapping[str, np.ndarray], size_hw: tuple[int, int]
-) -> tuple[float, float]:
-    """Image pixels for each output pixel."""
-    for name, spec in inputs.items():
-        if spec.shape.endswith("h w") and name in arrays:
-            height, width = arrays[name].shape[-2:]
-            return size_hw[0] / height, size_hw[1] / width
-    return 1.0, 1.0
 
 
 # ---- result ----

@@ -14,7 +14,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from perception_node.errors import ModelError
+from perception_node.errors import ModelError, one_line
 from perception_node.paths import shipped
 from perception_node.taxonomy import Taxonomy
 
@@ -96,7 +96,7 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Model:
         document = yaml.safe_load(text)
         tree = yaml.compose(text, yaml.SafeLoader)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ModelError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+        raise ModelError(f"{path}: not valid YAML: {one_line(error)}") from error
     _refuse_repeated_keys(path, tree)
     _validate(path, tree, document, _SCHEMA, [])
     _fill_defaults(document, _SCHEMA)

@@ -21,7 +21,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from perception_node.dds import use_image_profile
 from perception_node.drivable import drivable_area
-from perception_node.errors import BadImage, UserError
+from perception_node.errors import BadImage, UserError, one_line
 from perception_node.messages import MessageFactory, decode_image
 from perception_node.model import DEFAULT_MODEL, load_model
 from perception_node.pipeline import Pipeline
@@ -214,7 +214,7 @@ def main() -> int:
         pass
     except (UserError, ParameterException, RCLError, InvalidHandle, NotInitializedException) as error:
         if not is_up or rclpy.ok():  # else it was interrupted while it started
-            rclpy.logging.get_logger(NODE).fatal(" ".join(str(error).split()))
+            rclpy.logging.get_logger(NODE).fatal(one_line(error))
             return 1
     finally:
         if node is not None:

@@ -13,8 +13,8 @@ import numpy as np
 from rosbags.typesys.store import Typestore
 from tqdm import tqdm
 
-from perception_node.bags import is_bag, one_line, open_bag, typestore
-from perception_node.errors import BadImage, SourceError
+from perception_node.bags import is_bag, open_bag, typestore
+from perception_node.errors import BadImage, SourceError, one_line
 from perception_node.messages import MessageFactory, decode_image
 from perception_node.topics import CAMERA_INFO, IMAGE
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 
 from perception_node.engine import TensorSpec
-from perception_node.errors import ModelError
+from perception_node.errors import ModelError, one_line
 
 
 class OnnxRuntimeEngine:
@@ -30,7 +30,7 @@ class OnnxRuntimeEngine:
         try:
             self._session = onnxruntime.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library's exceptions share no base class
-            raise ModelError(f"{onnx_path}: ONNX Runtime cannot load it: {' '.join(str(error).split())}") from error
+            raise ModelError(f"{onnx_path}: ONNX Runtime cannot load it: {one_line(error)}") from error
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
         self.outputs = tuple(map(_spec, self._session.get_outputs()))
 

@@ -59,6 +59,15 @@ def conform(outputs: Mapping[str, np.ndarray], inputs: Mapping[str, Input]) -> d
     return {name: np.ascontiguousarray(array, dtypes[name]) for name, array in outputs.items()}
 
 
+def output_hw(outputs: Mapping[str, Array], inputs: Mapping[str, Input]) -> tuple[int, int]:
+    """Height and width of the outputs: h and w in the inputs' shapes."""
+    return next(
+        outputs[name].shape[-2:]
+        for name, spec in inputs.items()
+        if spec.shape.endswith(" h w") and outputs.get(name) is not None
+    )
+
+
 class Block:
     """Named arrays in one allocation, so that one memset clears them or one copy brings them to the host.
 
@@ -184,11 +193,7 @@ class Fusion(ABC):
         height, width = self.image_hw = geometry.image_hw
         self.scale_yx = geometry.scale_yx
         self.upscale_yx = tuple(s * stride for s, stride in zip(geometry.scale_yx, self._stride_yx, strict=True))
-        self.output_hw = next(
-            outputs[name].shape[-2:]
-            for name, spec in self.inputs.items()
-            if spec.shape.endswith(" h w") and outputs.get(name) is not None
-        )
+        self.output_hw = output_hw(outputs, self.inputs)
         self.rows, self.columns = self.axes(self.plane(outputs))
         self.tiles = self.rows.tiles * self.columns.tiles
         logit = next(

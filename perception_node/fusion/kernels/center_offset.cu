@@ -1,6 +1,6 @@
 // Panoptic-DeepLab (Cheng et al. 2020, section 3.5): semantic logits, centre heatmap, offsets -> panoptic maps.
 //
-// A frame: memset, classify, total_area, keep_stuff, find_centers, cut_centers, list_marked, bin_centers, group,
+// A frame: memset, classify, total_area, find_centers, cut_centers, list_marked, bin_centers, group, keep_stuff,
 // vote, finish, total_measures. K = top_k centres at most, B = bins_y * bins_x.
 #include "common.cuh"
 

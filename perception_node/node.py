@@ -4,6 +4,7 @@ A subscription callback keeps the newest image and nothing else; one worker thre
 is busy newer images take the waiting one's place: newest frame wins, and what loses is counted.
 """
 
+import signal
 import sys
 import threading
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
-from rclpy.exceptions import InvalidHandle, NotInitializedException, ParameterException
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
@@ -205,6 +206,13 @@ def main() -> int:
     """Console script `perception_node`; the exit status."""
     use_image_profile()
     node, is_up = None, False
+
+    def on_interrupt(*_: Any) -> None:
+        """Ctrl-C ends `spin` through rclpy's own handler: an exception amid rclpy's C++ comes out as a RuntimeError."""
+        if node is None:
+            raise KeyboardInterrupt
+
+    previous_handler = signal.signal(signal.SIGINT, on_interrupt)
     try:
         rclpy.init()
         is_up = True
@@ -212,14 +220,18 @@ def main() -> int:
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except (UserError, ParameterException, RCLError, InvalidHandle, NotInitializedException) as error:
-        if not is_up or rclpy.ok():  # else it was interrupted while it started
+    except Exception as error:
+        was_interrupted = is_up and not rclpy.ok()
+        if not was_interrupted:
+            if not isinstance(error, (UserError, ParameterException, RCLError)):
+                raise
             rclpy.logging.get_logger(NODE).fatal(one_line(error))
             return 1
     finally:
         if node is not None:
             node.destroy_node()
         rclpy.try_shutdown()
+        signal.signal(signal.SIGINT, previous_handler)
     return 0
 
 

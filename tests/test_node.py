@@ -159,7 +159,7 @@ def test_bad_images_are_refused_and_counted_and_the_node_goes_on(node, camera):
     assert counts["failed"] == 0, stop_node(node)
     assert counts["received"] == counts["processed"] + counts["superseded"] + counts["refused"]
     status, said = stop_node(node)
-    assert status == 0
+    assert status == 0, said
     assert "image refused: encoding: '32FC1' is not supported" in said
 
 
@@ -176,7 +176,7 @@ def test_diagnostics_tell_stage_times_cameras_and_calibration(node, camera):
 def test_an_interrupted_node_ends_in_order(node, camera):
     camera.ask(1, np.zeros((8, 8, 3), np.uint8))
     status, said = stop_node(node)
-    assert status == 0
+    assert status == 0, said
     assert "Traceback" not in said
 
 
@@ -222,6 +222,23 @@ def test_a_node_interrupted_while_it_starts_ends_in_order(monkeypatch):
     monkeypatch.setattr("perception_node.node.load_model", lambda _: rclpy.shutdown())
     monkeypatch.setattr("perception_node.node.Pipeline", MagicMock())
     assert main() == 0
+
+
+def test_an_interrupt_raises_nothing_in_a_node_that_is_up(monkeypatch):
+    """rclpy makes a RuntimeError of a KeyboardInterrupt that comes while it builds a message."""
+    ended = []
+
+    def spin(_):
+        signal.raise_signal(signal.SIGINT)
+        ended.append("spin")
+
+    monkeypatch.setattr(sys, "argv", ["perception_node"])
+    monkeypatch.setattr("perception_node.node.PerceptionNode", MagicMock())
+    monkeypatch.setattr("perception_node.node.rclpy.spin", spin)
+    handler = signal.getsignal(signal.SIGINT)
+    assert main() == 0
+    assert ended == ["spin"]
+    assert signal.getsignal(signal.SIGINT) == handler
 
 
 @pytest.mark.parametrize("is_up", [True, False])

@@ -18,6 +18,7 @@ OPTIONS = {
     "thread": f"-g1 -fsanitize=thread -I{HEADER.parent} -include {HERE / 'thread_launcher.h'}",
 }
 
+
 def run(sanitizer, tmp_path, *arguments):
     """The program `sanitized.py`, with kernels that were compiled with the sanitizer; skips where there is none."""
     runtime, options = library(sanitizer), OPTIONS[sanitizer]

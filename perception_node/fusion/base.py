@@ -114,6 +114,9 @@ class Fusion(ABC):
     inputs: ClassVar[dict[str, Input]]
     """What it takes of the network, by the family's names."""
 
+    competing: ClassVar[str] = "semantic"
+    """Of the inputs the one whose planes compete for the pixels."""
+
     def __init__(self, device: Device, taxonomy: Taxonomy, stride: float | tuple[float, float]):
         self.device, self.taxonomy = device, taxonomy
         self._stride_yx = stride if isinstance(stride, tuple) else (stride, stride)
@@ -165,7 +168,10 @@ class Fusion(ABC):
         cutoff = float(np.log(510 * classes))  # what is left out of the softmax changes 255 * confidence by under 0.5
         rows, columns, area = self.rows.argument, self.columns.argument, self.counters["area"]
         maps = self.result["class_map"], self.result["confidence"]
-        self.kernels.each("classify", self.tiles, semantic, classes, rows, columns, cutoff, *maps, area)
+        ranges, *shortlists = self.shortlists
+        self.kernels.each("survey", classes * self.blocks, semantic, None, None, classes, rows, columns, ranges)
+        self.kernels.each("shortlist_classes", self.blocks, ranges, classes, self.blocks, cutoff, *shortlists)
+        self.kernels.each("classify", self.tiles, semantic, classes, rows, columns, cutoff, *shortlists, *maps, area)
         self.kernels.each("total_area", 256, area)
 
     def measure_free(self) -> Array:
@@ -196,6 +202,7 @@ class Fusion(ABC):
         self.output_hw = output_hw(outputs, self.inputs)
         self.rows, self.columns = self.axes(self.plane(outputs))
         self.tiles = self.rows.tiles * self.columns.tiles
+        self.blocks = self.rows.blocks * self.columns.blocks
         logit = next(
             outputs[name].dtype
             for name, spec in self.inputs.items()
@@ -215,7 +222,17 @@ class Fusion(ABC):
             free_area=((stripes, 256), np.uint32),
             **cleared,
         )
-        self.scratch = Block(device, kept=(256, np.uint8), **other)
+        competing = outputs.get(self.competing)
+        planes = 0 if competing is None else competing.shape[0]
+        self.scratch = Block(
+            device,
+            kept=(256, np.uint8),
+            ranges=((self.blocks, planes, 2), np.float32),
+            shortlist=((self.blocks, planes), np.uint16),
+            shortlist_length=(self.blocks, np.int32),
+            **other,
+        )
+        self.shortlists = tuple(self.scratch[name] for name in ("ranges", "shortlist", "shortlist_length"))
         self.result = Block(
             device,
             class_map=((height, width), np.uint8),

@@ -12,9 +12,10 @@ import numpy as np
 from perception_node.device import Array, Device
 from perception_node.errors import UserError
 from perception_node.fusion.base import STRIP, Fusion, Input
-from perception_node.fusion.sampling import Axis
+from perception_node.fusion.sampling import CELLS, Axis
 from perception_node.taxonomy import Taxonomy
 
+BLOCK_SIDE = CELLS + 1  # samples; SIDE in mask_classification.cu
 VARIANTS = ("mask2former", "transformers", "kmax")
 
 
@@ -48,6 +49,7 @@ class MaskClassification(Fusion):
 
     source = "mask_classification.cu"
     inputs: ClassVar = {"class_logits": Input("Q C+1"), "mask_logits": Input("Q h w")}
+    competing = "mask_logits"
 
     def __init__(
         self,
@@ -102,7 +104,7 @@ class MaskClassification(Fusion):
             }
             return cleared, other
         if self._variant == "transformers":
-            other["resized"] = ((queries, side, side), np.float32)
+            other["resized"] = ((self.blocks, queries, BLOCK_SIDE, BLOCK_SIDE), np.float32)
             height, width = outputs["mask_logits"].shape[-2:]
             self._square_axes = (
                 Axis(self.device, side, height, side / height, 1),
@@ -121,26 +123,29 @@ class MaskClassification(Fusion):
         kernels.each("score_queries", queries, logits, queries, classes, self.thing, *above, label, score, keep)
         kernels.block("list_queries", label, score, keep, queries, slots, count, owner_class, owner_score)
         self.device.zero(scratch["kept"])  # every pixel's class comes with its owner
+        masks, resizes = outputs["mask_logits"], self._variant == "transformers"
+        ranges, *shortlists = self.shortlists
+        axes = self._square_axes if resizes else (self.rows, self.columns)
+        rows, columns = (axis.argument for axis in axes)
+        survey = "survey_resized" if resizes else "survey"
+        kernels.each(survey, queries * self.blocks, masks, slots, count, queries, rows, columns, ranges)
+        kernels.each("shortlist_queries", self.blocks, ranges, count, queries, self.blocks, owner_score, *shortlists)
         if self._variant == "kmax":
-            self._contest(outputs["mask_logits"])
+            self._contest(masks)
             return
-        masks = outputs["mask_logits"]
-        if self._variant == "transformers":
-            rows, columns = (axis.argument for axis in self._square_axes)
-            resized = scratch["resized"]
-            kernels.each(
-                "resize_masks", queries * self._mask_size, masks, slots, count, queries, rows, columns, resized
-            )
+        if resizes:
+            resized, lines = scratch["resized"], self.blocks * BLOCK_SIDE
+            kernels.each("resize_masks", lines, masks, slots, queries, rows, columns, *shortlists, resized)
             masks = resized
         kernels.each(
             "pick",
             self.tiles,
             masks,
             slots,
-            count,
             queries,
             self.rows.argument,
             self.columns.argument,
+            *shortlists,
             owner_score,
             result["ids"],
             result["class_map"],
@@ -173,6 +178,7 @@ class MaskClassification(Fusion):
             self.rows.argument,
             self.columns.argument,
             float(self._pixel_confidence),
+            *self.shortlists[1:],
             owners,
             second,
             confidence,

@@ -4,6 +4,8 @@ import numpy as np
 
 from perception_node.device import Array, Device
 
+CELLS = 7  # as in common.cuh
+
 AXIS = np.dtype(
     [(name, np.uint64) for name in ("low", "weight", "start")]
     + [(name, np.int32) for name in ("pixels", "samples", "tiles")],
@@ -48,6 +50,7 @@ class Axis:
         argument: for a kernel's parameter of type Axis.
         side: the most pixels of a tile.
         tiles: number of tiles.
+        blocks: number of blocks of CELLS samples.
     """
 
     def __init__(self, device: Device, pixels: int, samples: int, scale: float, side: int):
@@ -56,4 +59,5 @@ class Axis:
         self._arrays: tuple[Array, ...] = tuple(device.upload(array) for array in (low, weight, start))
         self.side = side
         self.tiles = len(start) - 1
+        self.blocks = -(-samples // CELLS)
         self.argument = np.array((*map(device.address, self._arrays), pixels, samples, self.tiles), AXIS)

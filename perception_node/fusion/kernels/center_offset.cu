@@ -25,7 +25,7 @@ extern "C" __global__ void find_centers(const LOGIT* __restrict__ heatmap, Axis 
     const Tile tile = tile_at(rows, columns, index);
     const Corners corner = corners(heatmap, tile);
     const float high = corner.high();
-    if (high + slack(high, threshold) < threshold && corner.finite()) return;
+    if (high < threshold - slack(threshold) && corner.finite()) return;
     float value[LANES];
     interpolate(corner, tile, value);
     for (int i = 0; i < LANES; i++) {

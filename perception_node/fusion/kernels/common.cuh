@@ -27,6 +27,7 @@ typedef unsigned long long uint64;
 constexpr int UNLABELLED = 255;
 constexpr int LANES = TILE * TILE;  // pixels of a tile; lane = y * TILE + x
 constexpr int STRIP = 256;          // pixels of one row that a thread of the last kernel finishes
+constexpr int CELLS = 7;            // side of a block in cells; a cell is what lies between four samples
 
 // How one axis of the image samples the network's outputs; from perception_node/fusion/sampling.py.
 struct Axis {
@@ -93,6 +94,7 @@ __device__ inline uint32 ordered(float value) {
 // At most TILE x TILE pixels between the same four samples.
 struct Tile {
     int y, x, height, width;  // in the image
+    int row, column;          // of the upper left sample
     int corner[4];            // offsets into a plane: upper left, upper right, lower left, lower right
     float down[LANES], right[LANES];  // weights of the samples below and to the right, for each lane
 };
@@ -107,8 +109,8 @@ __device__ inline Tile tile_at(const Axis& rows, const Axis& columns, int index)
         const float right = columns.weight[tile.x + (i < tile.width ? i : tile.width - 1)];
         for (int j = 0; j < TILE; j++) tile.down[i * TILE + j] = down, tile.right[j * TILE + i] = right;
     }
-    const int y0 = rows.low[tile.y], y1 = y0 + 1 < rows.samples ? y0 + 1 : y0;
-    const int x0 = columns.low[tile.x], x1 = x0 + 1 < columns.samples ? x0 + 1 : x0;
+    const int y0 = tile.row = rows.low[tile.y], y1 = y0 + 1 < rows.samples ? y0 + 1 : y0;
+    const int x0 = tile.column = columns.low[tile.x], x1 = x0 + 1 < columns.samples ? x0 + 1 : x0;
     tile.corner[0] = y0 * columns.samples + x0, tile.corner[1] = y0 * columns.samples + x1;
     tile.corner[2] = y1 * columns.samples + x0, tile.corner[3] = y1 * columns.samples + x1;
     return tile;
@@ -164,7 +166,7 @@ __device__ inline float sample(const T* __restrict__ plane, const Axis& rows, co
 }
 
 // What rounding can add to an interpolated value beyond its corners.
-__device__ inline float slack(float a, float b) { return 1e-6f * (fabsf(a) + fabsf(b)); }
+__device__ inline float slack(float value) { return 2e-6f * fabsf(value); }
 
 // ---- work items ----
 
@@ -197,34 +199,103 @@ __device__ inline uint32 sum_before(uint32 own, uint32& total) {
     return before;
 }
 
+// ---- shortlists: of many planes few matter in a place; which, is found out once for a block of cells ----
+
+// Between which values a plane's samples lie; infinite where one of them is NaN or infinite.
+struct Range {
+    float low, high;
+};
+
+__device__ inline int blocks_of(int samples) { return (samples + CELLS - 1) / CELLS; }
+
+__device__ inline int block_of(const Axis& columns, const Tile& tile) {
+    return tile.row / CELLS * blocks_of(columns.samples) + tile.column / CELLS;
+}
+
+// Of rows top to bottom and columns left to right, both included, and perhaps of columns beside them.
+template <typename T>
+__device__ inline Range range(const T* __restrict__ plane, int width, int top, int bottom, int left, int right) {
+    constexpr int N = 8;  // side by side
+    float low[N], high[N], check[N];
+    for (int i = 0; i < N; i++) low[i] = INFINITY, high[i] = -INFINITY, check[i] = 0.0f;
+    for (int x = left; x <= right; x += N) {
+        const int begin = x + N <= width ? x : width - N;
+        for (int y = top; y <= bottom; y++) {
+            const T* const row = plane + y * width;
+            for (int i = 0; i < N; i++) {
+                const float value = number(width < N ? row[i < width ? i : 0] : row[begin + i]);
+                low[i] = lesser(value, low[i]), high[i] = greater(value, high[i]), check[i] += value - value;
+            }
+        }
+    }
+    for (int i = 1; i < N; i++) low[0] = lesser(low[i], low[0]), high[0] = greater(high[i], high[0]), check[0] += check[i];
+    if (check[0] == 0.0f) return {low[0], high[0]};
+    return {-INFINITY, INFINITY};
+}
+
+// The ranges of planes in all blocks.
+//   planes (N, h, w) LOGIT; slots (N,) int32 and count (1,) uint32: which planes, or null for all
+//   ranges (blocks, N); one thread for each plane of each block; reads the planes 1.3 times, for blocks share borders
+extern "C" __global__ void survey(const LOGIT* __restrict__ planes, const int* __restrict__ slots,
+                                  const uint32* __restrict__ count, int n, Axis rows, Axis columns,
+                                  Range* __restrict__ ranges) {
+    const int across = blocks_of(columns.samples), blocks = blocks_of(rows.samples) * across;
+    const int index = thread_index(), s = index / blocks, block = index - s * blocks;
+    if (s >= (slots ? (int)*count : n)) return;
+    const LOGIT* const plane = planes + (slots ? slots[s] : s) * rows.samples * columns.samples;
+    const int top = block / across * CELLS, left = block % across * CELLS;
+    ranges[block * n + s] = range(plane, columns.samples, top, min(top + CELLS, rows.samples - 1), left,
+                                    min(left + CELLS, columns.samples - 1));
+}
+
 // ---- classes ----
+
+// The classes that can win in a block or, by `cutoff`, add to a pixel's softmax what a byte could show.
+//   ranges (blocks, C); list (blocks, C) uint16, in order; length (blocks,) int32; one thread for each block
+extern "C" __global__ void shortlist_classes(const Range* __restrict__ ranges, int classes, int blocks, float cutoff,
+                                             uint16* __restrict__ list, int* __restrict__ length) {
+    const int block = thread_index();
+    if (block >= blocks) return;
+    const Range* const own = ranges + block * classes;
+    float floor_ = classes == 1 ? 0.0f : -INFINITY, high = -INFINITY;
+    for (int c = 0; c < classes; c++) floor_ = greater(own[c].low, floor_), high = greater(own[c].high, high);
+    // NaN or an infinity somewhere: leave nothing out.
+    const float bar = high < INFINITY ? floor_ - greater(cutoff, slack(floor_)) : -INFINITY;
+    int n = 0;
+    for (int c = 0; c < classes; c++)
+        if (own[c].high >= bar) list[block * classes + n++] = c;
+    length[block] = n;
+}
 
 // Logits -> class and confidence of each pixel, and each class's area.
 //   semantic (C, h, w) LOGIT; class_map, confidence (H, W) uint8; area (STRIPES, 256) uint32, zeroed
-//   one thread for each tile; reads semantic once (neighbours' corners and the second and third look from cache),
-//   writes 2 bytes a pixel
+//   list, length: the blocks' shortlists; one thread for each tile; reads what is listed of semantic once (neighbours'
+//   corners and the second and third look from cache), writes 2 bytes a pixel
 // With C = 1 the other answer is "unlabelled", at logit 0: sigmoid > 0.5. NaN never wins; where nothing does, the pixel
 // is unlabelled. A class is interpolated only where its highest corner comes near the best class's lowest: elsewhere it
 // can neither win nor, by `cutoff` below, add to the softmax what a byte could show.
 extern "C" __global__ void classify(const LOGIT* __restrict__ semantic, int classes, Axis rows, Axis columns,
-                                    float cutoff, uint8* __restrict__ class_map, uint8* __restrict__ confidence,
+                                    float cutoff, const uint16* __restrict__ list, const int* __restrict__ length,
+                                    uint8* __restrict__ class_map, uint8* __restrict__ confidence,
                                     uint32* __restrict__ area) {
     const int index = thread_index();
     if (index >= rows.tiles * columns.tiles) return;
     const Tile tile = tile_at(rows, columns, index);
-    const int plane = rows.samples * columns.samples;
+    const int plane = rows.samples * columns.samples, block = block_of(columns, tile), n = length[block];
+    list += block * classes;
 
     float floor_ = classes == 1 ? 0.0f : -INFINITY, check = 0.0f;
-    for (int c = 0; c < classes; c++) {
-        const Corners corner = corners(semantic + c * plane, tile);
+    for (int k = 0; k < n; k++) {
+        const Corners corner = corners(semantic + list[k] * plane, tile);
         floor_ = greater(corner.low(), floor_), check += corner.check();
     }
     if (!(check == 0.0f)) floor_ = -INFINITY;  // NaN or an infinity somewhere: leave nothing out
-    const float bar = floor_ - slack(floor_, floor_);
+    const float bar = floor_ - slack(floor_);
     float value[LANES], best[LANES], total[LANES];
     int label[LANES];
     for (int i = 0; i < LANES; i++) best[i] = classes == 1 ? 0.0f : -INFINITY, label[i] = UNLABELLED;
-    for (int c = 0; c < classes; c++) {
+    for (int k = 0; k < n; k++) {
+        const int c = list[k];
         const Corners corner = corners(semantic + c * plane, tile);
         if (corner.high() < bar) continue;
         interpolate(corner, tile, value);
@@ -235,8 +306,8 @@ extern "C" __global__ void classify(const LOGIT* __restrict__ semantic, int clas
         }
     }
     for (int i = 0; i < LANES; i++) total[i] = classes == 1 ? rough_exponential(-best[i]) : 0.0f;
-    for (int c = 0; c < classes; c++) {
-        const Corners corner = corners(semantic + c * plane, tile);
+    for (int k = 0; k < n; k++) {
+        const Corners corner = corners(semantic + list[k] * plane, tile);
         if (corner.high() < floor_ - cutoff) continue;
         interpolate(corner, tile, value);
         for (int i = 0; i < LANES; i++) total[i] += rough_exponential(value[i] - best[i]);

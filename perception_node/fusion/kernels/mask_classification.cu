@@ -5,7 +5,9 @@
 //   TRANSFORMERS  (the library's post-processing)  the same on masks resized to a square first, area where p >= 0.5
 //   KMAX          (kMaX-DeepLab, Yu et al. 2022)  p = softmax of the masks over the queries
 // A frame: memset, score_queries, list_queries, then
-//   MASK2FORMER: pick, judge;  TRANSFORMERS: resize_masks, pick, judge;  KMAX: contest, judge_contest, resolve
+//   MASK2FORMER: survey, shortlist_queries, pick, judge
+//   TRANSFORMERS: survey_resized, shortlist_queries, resize_masks, pick, judge
+//   KMAX: survey, shortlist_queries, contest, judge_contest, resolve
 // and finish, total_measures. K = Q; the queries that count are listed first, in order, and called slots.
 #include "common.cuh"
 
@@ -69,19 +71,83 @@ extern "C" __global__ void list_queries(const uint8* __restrict__ label, const f
         if (all || keep[q]) slots[slot] = q, owner_class[slot] = label[q], owner_score[slot] = score[q], slot++;
 }
 
+// The slots that can matter in a block.
+//   ranges (blocks, Q) of the mask logits; list (blocks, Q) uint16, in order; length (blocks,) int32
+//   one thread for each block
+// MASK2FORMER, TRANSFORMERS: where its highest p reaches the lowest p that another is sure to have, or its mask begins
+// or ends. KMAX: not 20 below the best one's lowest: e^-20 is below the softmax's last bits.
+extern "C" __global__ void shortlist_queries(const Range* __restrict__ ranges, const uint32* __restrict__ count,
+                                             int queries, int blocks, const float* __restrict__ owner_score,
+                                             uint16* __restrict__ list, int* __restrict__ length) {
+    const int block = thread_index();
+    if (block >= blocks) return;
+    const Range* const own = ranges + block * queries;
+    const int slots = *count;
+    int n = 0;
+#ifdef KMAX
+    float floor_ = -INFINITY;
+    for (int s = 0; s < slots; s++) floor_ = greater(own[s].low, floor_);
+    const float bar = floor_ - 20.0f - slack(floor_);
+    for (int s = 0; s < slots; s++)
+        if (own[s].high >= bar) list[block * queries + n++] = s;
+#else
+    const float margin = 1e-3f;  // far above what rounding can do
+    float sure = 0.0f;
+    for (int s = 0; s < slots; s++)
+        if (own[s].low > -INFINITY) sure = greater(owner_score[s] * sigmoid(own[s].low), sure);
+    for (int s = 0; s < slots; s++) {
+        const float mask = sigmoid(own[s].high), p = owner_score[s] * mask;
 #ifdef TRANSFORMERS
-// Mask logits -> probabilities on a grid of another size.
-//   mask_logits (Q, h, w) LOGIT; resized (Q, side, side) float32, of the slots; rows, columns: the grid among the logits
-//   one thread for each row of each slot
+        const bool covers = p >= 0.5f - margin;
+#else
+        const bool covers = mask >= 0.5f - margin;
+#endif
+        if (covers || p >= sure * (1.0f - margin)) list[block * queries + n++] = s;
+    }
+#endif
+    length[block] = n;
+}
+
+#ifdef TRANSFORMERS
+// ---- masks as probabilities on a grid of another size; of each block those that are listed ----
+
+constexpr int SIDE = CELLS + 1;  // samples of a block's side: neighbouring blocks both have those of their border
+constexpr int SQUARE = SIDE * SIDE;
+
+// The ranges of mask logits around the blocks of the grid.
+//   rows, columns: the grid among the logits; ranges (blocks, Q); one thread for each slot of each block
+extern "C" __global__ void survey_resized(const LOGIT* __restrict__ mask_logits, const int* __restrict__ slots,
+                                          const uint32* __restrict__ count, int queries, Axis rows, Axis columns,
+                                          Range* __restrict__ ranges) {
+    const int across = blocks_of(columns.pixels), blocks = blocks_of(rows.pixels) * across;
+    const int index = thread_index(), s = index / blocks, block = index - s * blocks;
+    if (s >= (int)*count) return;
+    const int y = block / across * CELLS, x = block % across * CELLS;
+    const int bottom = rows.low[min(y + CELLS, rows.pixels - 1)] + 1;
+    const int right = columns.low[min(x + CELLS, columns.pixels - 1)] + 1;
+    ranges[block * queries + s] =
+        range(mask_logits + slots[s] * rows.samples * columns.samples, columns.samples, rows.low[y],
+               min(bottom, rows.samples - 1), columns.low[x], min(right, columns.samples - 1));
+}
+
+// Mask logits -> probabilities.
+//   mask_logits (Q, h, w) LOGIT; rows, columns: the grid among the logits
+//   resized (blocks, Q, SIDE, SIDE) float32: of each block as many as its shortlist has
+//   one thread for each row of each block
 extern "C" __global__ void resize_masks(const LOGIT* __restrict__ mask_logits, const int* __restrict__ slots,
-                                        const uint32* __restrict__ count, int queries, Axis rows, Axis columns,
-                                        float* __restrict__ resized) {
-    const int index = thread_index(), slot = index / rows.pixels, y = index - slot * rows.pixels;
-    if (slot >= queries || slot >= (int)*count) return;
-    const LOGIT* const plane = mask_logits + slots[slot] * rows.samples * columns.samples;
-    float* const out = resized + index * columns.pixels;
-    for (int x = 0; x < columns.pixels; x++) out[x] = sample(plane, rows, columns, y, x);
-    for (int x = 0; x < columns.pixels; x++) out[x] = sigmoid(out[x]);
+                                        int queries, Axis rows, Axis columns, const uint16* __restrict__ list,
+                                        const int* __restrict__ length, float* __restrict__ resized) {
+    const int across = blocks_of(columns.pixels), blocks = blocks_of(rows.pixels) * across;
+    const int index = thread_index(), block = index / SIDE, row = index - block * SIDE;
+    if (block >= blocks) return;
+    const int y = min(block / across * CELLS + row, rows.pixels - 1), left = block % across * CELLS;
+    for (int k = 0; k < length[block]; k++) {
+        const int s = list[block * queries + k];
+        const LOGIT* const plane = mask_logits + slots[s] * rows.samples * columns.samples;
+        float* const out = resized + (block * queries + k) * SQUARE + row * SIDE;
+        for (int i = 0; i < SIDE; i++) out[i] = sample(plane, rows, columns, y, min(left + i, columns.pixels - 1));
+        for (int i = 0; i < SIDE; i++) out[i] = sigmoid(out[i]);
+    }
 }
 #endif
 
@@ -93,27 +159,39 @@ struct Areas {
 };
 
 // Gives each pixel to the query with the highest p, and counts for each what it won and what its mask covers.
-//   masks: MASK2FORMER mask_logits (Q, h, w) LOGIT, TRANSFORMERS resized (Q, side, side) float32
+//   masks: MASK2FORMER mask_logits (Q, h, w) LOGIT, TRANSFORMERS resized (blocks, Q, SIDE, SIDE) float32
+//   list, length: the blocks' shortlists
 //   owners (H, W) uint16: 1 + slot, or 0 (MASK2FORMER: also where the winner's mask is below 0.5)
 //   class_map (H, W) uint8 becomes 255 (labels come with the owners), confidence (H, W) uint8 is p
-//   areas (STRIPES, Q), zeroed; one thread for each tile; reads the masks once, writes 4 bytes a pixel
+//   areas (STRIPES, Q), zeroed; one thread for each tile; reads what is listed of the masks once, writes 4 bytes a pixel
 // A query is interpolated only where its highest corner, at the best score there is, reaches the lowest p that another
 // is sure to have, or where its mask begins or ends.
 extern "C" __global__ void pick(const Mask* __restrict__ masks, const int* __restrict__ slots,
-                                const uint32* __restrict__ count, int queries, Axis rows, Axis columns,
-                                const float* __restrict__ owner_score, uint16* __restrict__ owners,
+                                int queries, Axis rows, Axis columns, const uint16* __restrict__ list,
+                                const int* __restrict__ length, const float* __restrict__ owner_score,
+                                uint16* __restrict__ owners,
                                 uint8* __restrict__ class_map, uint8* __restrict__ confidence,
                                 Areas* __restrict__ areas) {
     const int index = thread_index();
     if (index >= rows.tiles * columns.tiles) return;
-    const Tile tile = tile_at(rows, columns, index);
-    const int plane = rows.samples * columns.samples, n = *count;
+    Tile tile = tile_at(rows, columns, index);
+    const int block = block_of(columns, tile), n = length[block];
+    list += block * queries;
+#ifdef TRANSFORMERS
+    masks += (uint64)block * queries * SQUARE;
+    const int below = tile.corner[2] == tile.corner[0] ? 0 : SIDE, beside = tile.corner[1] - tile.corner[0];
+    tile.corner[0] = tile.row % CELLS * SIDE + tile.column % CELLS, tile.corner[1] = tile.corner[0] + beside;
+    tile.corner[2] = tile.corner[0] + below, tile.corner[3] = tile.corner[2] + beside;
+#else
+    const int plane = rows.samples * columns.samples;
+#endif
 
     float floor_ = -INFINITY;
     int favourite = -1;
-    for (int s = 0; s < n; s++) {
+    for (int k = 0; k < n; k++) {
+        const int s = list[k];
 #ifdef TRANSFORMERS
-        const Corners corner = corners(masks + s * plane, tile);
+        const Corners corner = corners(masks + k * SQUARE, tile);
 #else
         const Corners corner = corners(masks + slots[s] * plane, tile);
 #endif
@@ -134,9 +212,10 @@ extern "C" __global__ void pick(const Mask* __restrict__ masks, const int* __res
     int winner[LANES];
     for (int i = 0; i < LANES; i++) best[i] = -1.0f, winner[i] = -1;
     Areas* const own = areas + (uint64)stripe() * queries;
-    for (int s = 0; s < n; s++) {
+    for (int k = 0; k < n; k++) {
+        const int s = list[k];
 #ifdef TRANSFORMERS
-        const Corners corner = corners(masks + s * plane, tile);
+        const Corners corner = corners(masks + k * SQUARE, tile);
         const float half = 0.5f / owner_score[s];
 #else
         const Corners corner = corners(masks + slots[s] * plane, tile);
@@ -225,18 +304,23 @@ struct Claim {
 // Softmax over all queries. With a threshold above 1/3 at most two are above it in a pixel.
 //   mask_logits (Q, h, w) LOGIT; first, second (H, W) uint16: 1 + query, or 0; their confidences (H, W) uint8
 //   claims (STRIPES, Q), zeroed; overlaps (Q, Q) uint32, zeroed: pixels that two queries share
-//   one thread for each tile; reads the masks once, writes 6 bytes a pixel
-// Queries whose highest corner is 20 below the best one's lowest are left out: e^-20 is below the softmax's last bits.
+//   list, length: the blocks' shortlists
+//   one thread for each tile; reads what is listed of the masks once, writes 6 bytes a pixel
+// Queries whose highest corner is 20 below the best one's lowest are left out, as in the shortlist. The second of two
+// queries above 1/3 has more than half of the first one's probability: it is less than 1.2 below.
 extern "C" __global__ void contest(const Mask* __restrict__ mask_logits, int queries, Axis rows, Axis columns,
-                                   float threshold, uint16* __restrict__ first, uint16* __restrict__ second,
+                                   float threshold, const uint16* __restrict__ list, const int* __restrict__ length,
+                                   uint16* __restrict__ first, uint16* __restrict__ second,
                                    uint8* __restrict__ first_confidence, uint8* __restrict__ second_confidence,
                                    Claim* __restrict__ claims, uint32* __restrict__ overlaps) {
     const int index = thread_index();
     if (index >= rows.tiles * columns.tiles) return;
     const Tile tile = tile_at(rows, columns, index);
-    const int plane = rows.samples * columns.samples;
+    const int plane = rows.samples * columns.samples, block = block_of(columns, tile), n = length[block];
+    list += block * queries;
     float floor_ = -INFINITY;
-    for (int q = 0; q < queries; q++) {
+    for (int k = 0; k < n; k++) {
+        const int q = list[k];
         const Corners corner = corners(mask_logits + q * plane, tile);
         const float low = corner.low();
         if (low > floor_ && corner.finite()) floor_ = low;
@@ -245,10 +329,11 @@ extern "C" __global__ void contest(const Mask* __restrict__ mask_logits, int que
     int winner[LANES], runner_up[LANES];
     for (int i = 0; i < LANES; i++) best[i] = next[i] = -INFINITY, total[i] = 0.0f, winner[i] = runner_up[i] = -1;
     for (int pass = 0; pass < 2; pass++) {
-        for (int q = 0; q < queries; q++) {
+        const float bar = floor_ - (pass == 0 ? 1.2f : 20.0f) - slack(floor_);
+        for (int k = 0; k < n; k++) {
+            const int q = list[k];
             const Corners corner = corners(mask_logits + q * plane, tile);
-            const float high = corner.high();
-            if (high < floor_ - 20.0f - slack(high, floor_) && corner.finite()) continue;
+            if (corner.high() < bar && corner.finite()) continue;
             interpolate(corner, tile, value);
             if (pass == 1) {
                 for (int i = 0; i < LANES; i++) {

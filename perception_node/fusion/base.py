@@ -229,7 +229,7 @@ class Fusion(ABC):
             kept=(256, np.uint8),
             ranges=((self.blocks, planes, 2), np.float32),
             shortlist=((self.blocks, planes), np.uint16),
-            shortlist_length=(self.blocks, np.int32),
+            shortlist_length=((self.blocks, 2), np.int32),
             **other,
         )
         self.shortlists = tuple(self.scratch[name] for name in ("ranges", "shortlist", "shortlist_length"))

@@ -250,8 +250,9 @@ extern "C" __global__ void survey(const LOGIT* __restrict__ planes, const int* _
 
 // ---- classes ----
 
-// The classes that can win in a block or, by `cutoff`, add to a pixel's softmax what a byte could show.
-//   ranges (blocks, C); list (blocks, C) uint16, in order; length (blocks,) int32; one thread for each block
+// The classes that can win in a block, then those that can, by `cutoff`, add to a pixel's softmax what a byte could show.
+//   ranges (blocks, C); list (blocks, C) uint16, both parts in order; length (blocks, 2) int32: of the first part, of all
+//   one thread for each block
 extern "C" __global__ void shortlist_classes(const Range* __restrict__ ranges, int classes, int blocks, float cutoff,
                                              uint16* __restrict__ list, int* __restrict__ length) {
     const int block = thread_index();
@@ -259,12 +260,15 @@ extern "C" __global__ void shortlist_classes(const Range* __restrict__ ranges, i
     const Range* const own = ranges + block * classes;
     float floor_ = classes == 1 ? 0.0f : -INFINITY, high = -INFINITY;
     for (int c = 0; c < classes; c++) floor_ = greater(own[c].low, floor_), high = greater(own[c].high, high);
-    // NaN or an infinity somewhere: leave nothing out.
-    const float bar = high < INFINITY ? floor_ - greater(cutoff, slack(floor_)) : -INFINITY;
+    if (!(high < INFINITY)) floor_ = -INFINITY;  // NaN or an infinity somewhere: leave nothing out
+    const float bar = floor_ - slack(floor_);
     int n = 0;
     for (int c = 0; c < classes; c++)
         if (own[c].high >= bar) list[block * classes + n++] = c;
-    length[block] = n;
+    length[2 * block] = n;
+    for (int c = 0; c < classes; c++)
+        if (own[c].high < bar && own[c].high >= floor_ - cutoff) list[block * classes + n++] = c;
+    length[2 * block + 1] = n;
 }
 
 // Logits -> class and confidence of each pixel, and each class's area.
@@ -281,11 +285,12 @@ extern "C" __global__ void classify(const LOGIT* __restrict__ semantic, int clas
     const int index = thread_index();
     if (index >= rows.tiles * columns.tiles) return;
     const Tile tile = tile_at(rows, columns, index);
-    const int plane = rows.samples * columns.samples, block = block_of(columns, tile), n = length[block];
+    const int plane = rows.samples * columns.samples, block = block_of(columns, tile);
+    const int winners = length[2 * block], listed = length[2 * block + 1];
     list += block * classes;
 
     float floor_ = classes == 1 ? 0.0f : -INFINITY, check = 0.0f;
-    for (int k = 0; k < n; k++) {
+    for (int k = 0; k < winners; k++) {
         const Corners corner = corners(semantic + list[k] * plane, tile);
         floor_ = greater(corner.low(), floor_), check += corner.check();
     }
@@ -294,7 +299,7 @@ extern "C" __global__ void classify(const LOGIT* __restrict__ semantic, int clas
     float value[LANES], best[LANES], total[LANES];
     int label[LANES];
     for (int i = 0; i < LANES; i++) best[i] = classes == 1 ? 0.0f : -INFINITY, label[i] = UNLABELLED;
-    for (int k = 0; k < n; k++) {
+    for (int k = 0; k < winners; k++) {
         const int c = list[k];
         const Corners corner = corners(semantic + c * plane, tile);
         if (corner.high() < bar) continue;
@@ -306,7 +311,7 @@ extern "C" __global__ void classify(const LOGIT* __restrict__ semantic, int clas
         }
     }
     for (int i = 0; i < LANES; i++) total[i] = classes == 1 ? rough_exponential(-best[i]) : 0.0f;
-    for (int k = 0; k < n; k++) {
+    for (int k = 0; k < listed; k++) {
         const Corners corner = corners(semantic + list[k] * plane, tile);
         if (corner.high() < floor_ - cutoff) continue;
         interpolate(corner, tile, value);

@@ -70,9 +70,9 @@ __device__ inline float exponential(float x) {
     return (p * (r * r) + r + 1.0f) * __int_as_float(((int)n + 127) << 23);
 }
 
-// e^x for x <= 0 with an error below 1e-4 of it: enough for a confidence of 8 bits. NaN becomes 0.
+// e^x for x <= 0 with an error below 1e-4 of it: enough for a confidence of 8 bits. NaN becomes e^-87.
 __device__ inline float rough_exponential(float x) {
-    x = x > -87.0f ? x * 1.44269504f : -126.0f;
+    x = greater(x, -87.0f) * 1.44269504f;
     const float n = floorf(x), f = x - n;
     return (((0.0790199f * f + 0.224126f) * f + 0.696867f) * f + 0.99991f) * __int_as_float(((int)n + 127) << 23);
 }
@@ -313,7 +313,6 @@ extern "C" __global__ void classify(const LOGIT* __restrict__ semantic, int clas
     for (int i = 0; i < LANES; i++) total[i] = classes == 1 ? rough_exponential(-best[i]) : 0.0f;
     for (int k = 0; k < listed; k++) {
         const Corners corner = corners(semantic + list[k] * plane, tile);
-        if (corner.high() < floor_ - cutoff) continue;
         interpolate(corner, tile, value);
         for (int i = 0; i < LANES; i++) total[i] += rough_exponential(value[i] - best[i]);
     }

@@ -72,10 +72,11 @@ extern "C" __global__ void list_queries(const uint8* __restrict__ label, const f
 }
 
 // The slots that can matter in a block.
-//   ranges (blocks, Q) of the mask logits; list (blocks, Q) uint16, in order; length (blocks,) int32
-//   one thread for each block
+//   ranges (blocks, Q) of the mask logits; list (blocks, Q) uint16, in order; length (blocks, 2) int32, the second is of
+//   all that are listed; one thread for each block
 // MASK2FORMER, TRANSFORMERS: where its highest p reaches the lowest p that another is sure to have, or its mask begins
-// or ends. KMAX: not 20 below the best one's lowest: e^-20 is below the softmax's last bits.
+// or ends. KMAX: first those that can be above 1/3, then those that are not 20 below the best one's lowest: e^-20 is
+// below the softmax's last bits. Of two above 1/3 neither has twice the other's, so they are less than 1.2 apart.
 extern "C" __global__ void shortlist_queries(const Range* __restrict__ ranges, const uint32* __restrict__ count,
                                              int queries, int blocks, const float* __restrict__ owner_score,
                                              uint16* __restrict__ list, int* __restrict__ length) {
@@ -87,9 +88,12 @@ extern "C" __global__ void shortlist_queries(const Range* __restrict__ ranges, c
 #ifdef KMAX
     float floor_ = -INFINITY;
     for (int s = 0; s < slots; s++) floor_ = greater(own[s].low, floor_);
-    const float bar = floor_ - 20.0f - slack(floor_);
+    const float winning = floor_ - 1.2f - slack(floor_), listed = floor_ - 20.0f - slack(floor_);
     for (int s = 0; s < slots; s++)
-        if (own[s].high >= bar) list[block * queries + n++] = s;
+        if (own[s].high >= winning) list[block * queries + n++] = s;
+    length[2 * block] = n;
+    for (int s = 0; s < slots; s++)
+        if (own[s].high < winning && own[s].high >= listed) list[block * queries + n++] = s;
 #else
     const float margin = 1e-3f;  // far above what rounding can do
     float sure = 0.0f;
@@ -105,7 +109,7 @@ extern "C" __global__ void shortlist_queries(const Range* __restrict__ ranges, c
         if (covers || p >= sure * (1.0f - margin)) list[block * queries + n++] = s;
     }
 #endif
-    length[block] = n;
+    length[2 * block + 1] = n;
 }
 
 #ifdef TRANSFORMERS
@@ -141,7 +145,7 @@ extern "C" __global__ void resize_masks(const LOGIT* __restrict__ mask_logits, c
     const int index = thread_index(), block = index / SIDE, row = index - block * SIDE;
     if (block >= blocks) return;
     const int y = min(block / across * CELLS + row, rows.pixels - 1), left = block % across * CELLS;
-    for (int k = 0; k < length[block]; k++) {
+    for (int k = 0; k < length[2 * block + 1]; k++) {
         const int s = list[block * queries + k];
         const LOGIT* const plane = mask_logits + slots[s] * rows.samples * columns.samples;
         float* const out = resized + (block * queries + k) * SQUARE + row * SIDE;
@@ -175,7 +179,7 @@ extern "C" __global__ void pick(const Mask* __restrict__ masks, const int* __res
     const int index = thread_index();
     if (index >= rows.tiles * columns.tiles) return;
     Tile tile = tile_at(rows, columns, index);
-    const int block = block_of(columns, tile), n = length[block];
+    const int block = block_of(columns, tile), n = length[2 * block + 1];
     list += block * queries;
 #ifdef TRANSFORMERS
     masks += (uint64)block * queries * SQUARE;
@@ -306,8 +310,6 @@ struct Claim {
 //   claims (STRIPES, Q), zeroed; overlaps (Q, Q) uint32, zeroed: pixels that two queries share
 //   list, length: the blocks' shortlists
 //   one thread for each tile; reads what is listed of the masks once, writes 6 bytes a pixel
-// Queries whose highest corner is 20 below the best one's lowest are left out, as in the shortlist. The second of two
-// queries above 1/3 has more than half of the first one's probability: it is less than 1.2 below.
 extern "C" __global__ void contest(const Mask* __restrict__ mask_logits, int queries, Axis rows, Axis columns,
                                    float threshold, const uint16* __restrict__ list, const int* __restrict__ length,
                                    uint16* __restrict__ first, uint16* __restrict__ second,
@@ -316,10 +318,11 @@ extern "C" __global__ void contest(const Mask* __restrict__ mask_logits, int que
     const int index = thread_index();
     if (index >= rows.tiles * columns.tiles) return;
     const Tile tile = tile_at(rows, columns, index);
-    const int plane = rows.samples * columns.samples, block = block_of(columns, tile), n = length[block];
+    const int plane = rows.samples * columns.samples, block = block_of(columns, tile);
+    const int winners = length[2 * block], listed = length[2 * block + 1];
     list += block * queries;
     float floor_ = -INFINITY;
-    for (int k = 0; k < n; k++) {
+    for (int k = 0; k < winners; k++) {
         const int q = list[k];
         const Corners corner = corners(mask_logits + q * plane, tile);
         const float low = corner.low();
@@ -328,27 +331,25 @@ extern "C" __global__ void contest(const Mask* __restrict__ mask_logits, int que
     float value[LANES], best[LANES], next[LANES], total[LANES];
     int winner[LANES], runner_up[LANES];
     for (int i = 0; i < LANES; i++) best[i] = next[i] = -INFINITY, total[i] = 0.0f, winner[i] = runner_up[i] = -1;
-    for (int pass = 0; pass < 2; pass++) {
-        const float bar = floor_ - (pass == 0 ? 1.2f : 20.0f) - slack(floor_);
-        for (int k = 0; k < n; k++) {
-            const int q = list[k];
-            const Corners corner = corners(mask_logits + q * plane, tile);
-            if (corner.high() < bar && corner.finite()) continue;
-            interpolate(corner, tile, value);
-            if (pass == 1) {
-                for (int i = 0; i < LANES; i++) {
-                    const float e = exponential(value[i] == best[i] ? 0.0f : value[i] - best[i]);  // inf - inf is NaN
-                    total[i] += value[i] == value[i] ? e : 0.0f;
-                }
-                continue;
-            }
-            for (int i = 0; i < LANES; i++) {
-                const bool wins = value[i] > best[i], follows = value[i] > next[i];
-                next[i] = wins ? best[i] : follows ? value[i] : next[i];
-                runner_up[i] = wins ? winner[i] : follows ? q : runner_up[i];
-                best[i] = wins ? value[i] : best[i];
-                winner[i] = wins ? q : winner[i];
-            }
+    const float bar = floor_ - 1.2f - slack(floor_);
+    for (int k = 0; k < winners; k++) {
+        const int q = list[k];
+        const Corners corner = corners(mask_logits + q * plane, tile);
+        if (corner.high() < bar && corner.finite()) continue;
+        interpolate(corner, tile, value);
+        for (int i = 0; i < LANES; i++) {
+            const bool wins = value[i] > best[i], follows = value[i] > next[i];
+            next[i] = wins ? best[i] : follows ? value[i] : next[i];
+            runner_up[i] = wins ? winner[i] : follows ? q : runner_up[i];
+            best[i] = wins ? value[i] : best[i];
+            winner[i] = wins ? q : winner[i];
+        }
+    }
+    for (int k = 0; k < listed; k++) {
+        interpolate(corners(mask_logits + list[k] * plane, tile), tile, value);
+        for (int i = 0; i < LANES; i++) {
+            const float e = exponential(value[i] == best[i] ? 0.0f : value[i] - best[i]);  // inf - inf is NaN
+            total[i] += value[i] == value[i] ? e : 0.0f;
         }
     }
     Claim* const own = claims + (uint64)stripe() * queries;

@@ -25,8 +25,8 @@ BUILDS = [
     for logit, defines in itertools.product(("float", "__half"), DEFINES.get(source.stem, [()]))
 ]
 
-REGISTERS = {"classify": 128, "pick": 104, "group": 176, "contest": 248}
-"""Of those that hold a tile of 16 pixels: measured 119, 94, 168 and 242 at most."""
+REGISTERS = {"classify": 128, "pick": 104, "group": 176, "contest": 208, "resize_masks": 80}
+"""Of those that hold a tile of 16 pixels, or a row of a block: measured 120, 96, 168, 196 and 72 at most."""
 OTHER_REGISTERS = 64  # measured: 64 at most
 SHARED = 4096 + 256  # bytes; measured: 4096, the sums of a block of 1024
 STACK = 384  # bytes of local memory, for arrays whose index is not known when compiling; measured: 320

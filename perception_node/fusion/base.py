@@ -129,6 +129,11 @@ class Fusion(ABC):
             outputs: by the names of `inputs`, on the device, without the batch axis.
             geometry: how the image lay in the network's input.
         """
+        self.start(outputs, geometry)
+        return self.frame()
+
+    def start(self, outputs: Mapping[str, Array], geometry: Geometry) -> None:
+        """Queues an image's work. For shapes that it has seen last time it only starts kernels: a CUDA graph can hold it."""
         shapes = {name: (array.shape, array.dtype) for name, array in outputs.items() if array is not None}
         if self._prepared_for != (shapes, geometry):
             self._prepare(outputs, geometry)
@@ -136,6 +141,9 @@ class Fusion(ABC):
         self.device.zero(self.counters.memory)
         self.enqueue(outputs)
         self._finish()
+
+    def frame(self) -> PanopticFrame:
+        """Waits for what was started last, and brings it to the host in one copy."""
         return self._frame(self.result.on_host(self.device.download(self.result.memory)))
 
     # ---- what a family says ----

@@ -5,6 +5,7 @@
 // - Device and page-locked memory is host memory, but filled with 0xCD at first and with 0xDD when it is freed.
 // - Around each block of device memory lie guards; work that changed them is an error.
 // - Addresses are checked when work is queued, arguments against the kernel's parameters, barriers for completeness.
+// - A stream can be captured into a graph; what a GPU does not allow meanwhile is an error.
 // - What the host did is counted: see emulated_count.
 // A cubin is a shared library with the kernels, from the file `nvcc` beside this. All runs on the waiting thread.
 // EMULATED_ORDER in the environment changes the order of blocks and threads: see `order` in kernels.h.
@@ -22,6 +23,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
@@ -46,9 +48,16 @@ struct Task {
 
 // The opaque types of cuda.h.
 struct CUctx_st {};
+struct CUgraph_st {
+    std::vector<Task> tasks;
+};
+struct CUgraphExec_st {
+    std::vector<Task> tasks;
+};
 struct CUstream_st {
     unsigned flags;
     std::deque<Task> tasks;
+    CUgraph capturing = nullptr;
 };
 struct CUevent_st {
     CUstream recorded_in = nullptr;
@@ -75,7 +84,9 @@ thread_local std::vector<CUcontext> contexts;
 std::map<char*, Memory> device_memory, host_memory;
 std::vector<Memory> freed;  // queued work may still touch it
 std::set<CUstream> streams;
-CUstream_st default_stream{CU_STREAM_DEFAULT, {}};
+CUstream_st default_stream{CU_STREAM_DEFAULT, {}, nullptr};
+CUstream captured = nullptr;  // the stream that is being captured
+bool capture_failed = false;
 std::set<CUevent> events;
 std::set<CUmodule> modules;
 std::map<std::string, long> counts;
@@ -94,6 +105,12 @@ CUresult current() {
     if (!initialised) return CUDA_ERROR_NOT_INITIALIZED;
     if (contexts.empty() || !retained) return CUDA_ERROR_INVALID_CONTEXT;
     return failure;
+}
+
+// For calls that wait or allocate.
+CUresult current_and_not_capturing() {
+    if (!captured) return current();
+    return capture_failed = true, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 }
 
 #define CHECK(call)                                        \
@@ -150,7 +167,11 @@ CUstream stream_of(CUstream stream) {
 }
 
 CUresult queue(CUstream stream, std::function<CUresult()> run, CUevent event = nullptr) {
-    stream_of(stream)->tasks.push_back({std::move(run), event});
+    stream = stream_of(stream);
+    if (stream->capturing)
+        stream->capturing->tasks.push_back({std::move(run), event});
+    else
+        stream->tasks.push_back({std::move(run), event});
     return CUDA_SUCCESS;
 }
 
@@ -175,6 +196,7 @@ CUresult drain_all() {
 
 // What a call does that is not asynchronous: it waits for the default stream and those that are not "non-blocking".
 CUresult synchronous() {
+    CHECK(current_and_not_capturing());
     counts["waits"]++;
     for (CUstream stream : streams)
         if (!(stream->flags & CU_STREAM_NON_BLOCKING)) CHECK(drain(stream));
@@ -184,6 +206,7 @@ CUresult synchronous() {
 CUresult copy(CUstream stream, void* to, const void* from, std::size_t size, const void* host) {
     const auto run = [=] { return std::memmove(to, from, size), CUDA_SUCCESS; };
     if (!host || within(host_memory, host, size)) return queue(stream, run);
+    CHECK(current_and_not_capturing());
     counts["pageable copies"]++;  // such a copy is not asynchronous
     counts["waits"]++;
     CHECK(drain(stream_of(stream)));
@@ -270,7 +293,7 @@ EXPORT CUresult cuCtxGetDevice(CUdevice* device) {
     return *device = 0, CUDA_SUCCESS;
 }
 EXPORT CUresult cuCtxSynchronize() {
-    CHECK(current());
+    CHECK(current_and_not_capturing());
     counts["waits"]++;
     return drain_all();
 }
@@ -282,25 +305,25 @@ EXPORT CUresult cuMemGetInfo(std::size_t* free, std::size_t* total) {
     return *free = *total = 1ul << 32, CUDA_SUCCESS;
 }
 EXPORT CUresult cuMemAlloc(CUdeviceptr* address, std::size_t size) {
-    CHECK(current());
+    CHECK(current_and_not_capturing());
     if (!size) return CUDA_ERROR_INVALID_VALUE;
     if (size >= 1ul << 32) return CUDA_ERROR_OUT_OF_MEMORY;
     counts["allocations"]++;
     return *address = (CUdeviceptr)allocate(device_memory, size), CUDA_SUCCESS;
 }
 EXPORT CUresult cuMemFree(CUdeviceptr address) {
-    CHECK(current());
+    CHECK(current_and_not_capturing());
     return release(device_memory, (char*)address);
 }
 EXPORT CUresult cuMemHostAlloc(void** address, std::size_t size, unsigned) {
-    CHECK(current());
+    CHECK(current_and_not_capturing());
     if (!size) return CUDA_ERROR_INVALID_VALUE;
     counts["allocations"]++;
     return *address = allocate(host_memory, size), CUDA_SUCCESS;
 }
 EXPORT CUresult cuMemAllocHost(void** address, std::size_t size) { return cuMemHostAlloc(address, size, 0); }
 EXPORT CUresult cuMemFreeHost(void* address) {
-    CHECK(current());
+    CHECK(current_and_not_capturing());
     return release(host_memory, (char*)address);
 }
 EXPORT CUresult cuMemcpyHtoDAsync(CUdeviceptr to, const void* from, std::size_t size, CUstream stream) {
@@ -356,7 +379,7 @@ EXPORT CUresult cuMemsetD32(CUdeviceptr to, unsigned value, std::size_t n) {
 
 EXPORT CUresult cuStreamCreate(CUstream* stream, unsigned flags) {
     CHECK(current());
-    return *stream = *streams.insert(new CUstream_st{flags, {}}).first, CUDA_SUCCESS;
+    return *stream = *streams.insert(new CUstream_st{flags, {}, nullptr}).first, CUDA_SUCCESS;
 }
 EXPORT CUresult cuStreamDestroy(CUstream stream) {
     CHECK(drain(stream));  // on a GPU its work goes on by itself
@@ -364,12 +387,12 @@ EXPORT CUresult cuStreamDestroy(CUstream stream) {
     return delete stream, CUDA_SUCCESS;
 }
 EXPORT CUresult cuStreamSynchronize(CUstream stream) {
-    CHECK(current());
+    CHECK(current_and_not_capturing());
     counts["waits"]++;
     return drain(stream_of(stream));
 }
 EXPORT CUresult cuStreamQuery(CUstream stream) {
-    CHECK(current());
+    CHECK(current_and_not_capturing());
     return stream_of(stream)->tasks.empty() ? CUDA_SUCCESS : CUDA_ERROR_NOT_READY;
 }
 EXPORT CUresult cuStreamWaitEvent(CUstream stream, CUevent event, unsigned) {
@@ -397,17 +420,46 @@ EXPORT CUresult cuEventRecord(CUevent event, CUstream stream) {
     return queue(stream, run, event);
 }
 EXPORT CUresult cuEventQuery(CUevent event) {  // does not run anything: who only asks, asks for ever
-    CHECK(current());
+    CHECK(current_and_not_capturing());
     return event->pending ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS;
 }
 EXPORT CUresult cuEventSynchronize(CUevent event) {
-    CHECK(current());
+    CHECK(current_and_not_capturing());
     counts["waits"]++;
     return event->pending ? drain(event->recorded_in, event) : CUDA_SUCCESS;
 }
 EXPORT CUresult cuEventElapsedTime(float* milliseconds, CUevent, CUevent) {
     return *milliseconds = 0, CUDA_SUCCESS;  // nothing here is a measure of a GPU
 }
+
+// ---- graphs: what a stream is given while it is captured, to be queued again ----
+
+EXPORT CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode) {
+    CHECK(current());
+    if (captured || stream_of(stream) == &default_stream) return CUDA_ERROR_ILLEGAL_STATE;
+    captured = stream, capture_failed = false;
+    return stream->capturing = new CUgraph_st, CUDA_SUCCESS;
+}
+EXPORT CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph) {
+    CHECK(current());
+    if (captured != stream) return CUDA_ERROR_ILLEGAL_STATE;
+    *graph = std::exchange(stream->capturing, nullptr);
+    captured = nullptr;
+    if (!capture_failed) return CUDA_SUCCESS;
+    delete *graph;
+    return *graph = nullptr, CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+}
+EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* executable, CUgraph graph, unsigned long long) {
+    CHECK(current());
+    return *executable = new CUgraphExec_st{graph->tasks}, CUDA_SUCCESS;
+}
+EXPORT CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream) {
+    CHECK(current());
+    for (const Task& task : executable->tasks) queue(stream, task.run, task.event);
+    return CUDA_SUCCESS;
+}
+EXPORT CUresult cuGraphExecDestroy(CUgraphExec executable) { return delete executable, CUDA_SUCCESS; }
+EXPORT CUresult cuGraphDestroy(CUgraph graph) { return delete graph, CUDA_SUCCESS; }
 
 // ---- kernels ----
 

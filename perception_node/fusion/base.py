@@ -133,7 +133,7 @@ class Fusion(ABC):
         return self.frame()
 
     def start(self, outputs: Mapping[str, Array], geometry: Geometry) -> None:
-        """Queues an image's work. For shapes that it has seen last time it only starts kernels: a CUDA graph can hold it."""
+        """Queues an image's work. For the shapes of the last image it only starts kernels: a CUDA graph can hold it."""
         shapes = {name: (array.shape, array.dtype) for name, array in outputs.items() if array is not None}
         if self._prepared_for != (shapes, geometry):
             self._prepare(outputs, geometry)

@@ -15,6 +15,7 @@ import traceback
 from pathlib import Path
 
 import numpy as np
+import pytest
 from oracles import noise
 from oracles.families import FAMILIES
 
@@ -169,6 +170,41 @@ FRAMES = {
     for mode, layout, dtype in itertools.product(noise.MODES, LAYOUTS, ("float32", "float16"))
 }
 
+# ---- CUDA graphs ----
+
+
+def captured_frame(mode: str, device) -> None:
+    """The work of a frame, captured with other outputs in the same place, fuses those that are there when it runs."""
+    chosen, geometry = noise.MODES[mode], fit((48, 84), (48, 84), "stretch")
+    fusion = FAMILIES[chosen.family].fusion(device, chosen.taxonomy, 4, **chosen.options)
+    noisy = chosen.outputs(np.random.default_rng(0), (12, 21), geometry, 4)
+    outputs = {name: device.upload(np.zeros_like(array)) for name, array in noisy.items()}
+    fusion(outputs, geometry)
+
+    driver, stream = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p(device.stream.handle)
+    graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
+    with device._context:
+        assert driver.cuStreamBeginCapture_v2(stream, 0) == 0
+    fusion.start(outputs, geometry)
+    with device._context:
+        assert driver.cuStreamEndCapture(stream, ctypes.byref(graph)) == 0
+        assert driver.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong(0)) == 0
+    for name, array in noisy.items():
+        device.upload(array, into=outputs[name])
+    with device._context:
+        assert driver.cuGraphLaunch(executable, stream) == 0
+    frame = fusion.frame()
+    with device._context:
+        driver.cuGraphExecDestroy(executable), driver.cuGraphDestroy(graph)
+    cpu = open_device("cpu", 1)
+    expected = FAMILIES[chosen.family].fusion(cpu, chosen.taxonomy, 4, **chosen.options)(noisy, geometry)
+    np.testing.assert_array_equal(frame.class_map, expected.class_map)
+    np.testing.assert_array_equal(frame.instance_map, expected.instance_map)
+    assert frame.segments == expected.segments
+
+
+CAPTURED = {f"captured-{mode}": functools.partial(captured_frame, mode) for mode in noise.MODES}
+
 # ---- what only the emulated driver shows ----
 
 
@@ -224,6 +260,19 @@ def emulated_a_frame_waits_and_copies_once_and_allocates_nothing(device):
         assert launches > 3
 
 
+def emulated_what_cannot_be_captured_is_seen(device):
+    array, graph, driver = device.upload(np.zeros(3)), ctypes.c_void_p(), ctypes.CDLL("libcuda.so.1")
+    device.download(array)
+    stream = ctypes.c_void_p(device.stream.handle)
+    with device._context:
+        driver.cuStreamBeginCapture_v2(stream, 0)
+    with pytest.raises(device._driver.Error, match="900"):  # CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+        device.download(array)  # waits
+    with device._context:
+        ended = driver.cuStreamEndCapture(stream, ctypes.byref(graph))
+    assert ended == 901  # CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+
+
 def emulated_it_can_be_called_from_another_thread(device):
     import threading
 
@@ -258,7 +307,7 @@ EMULATED = {
 def main(part: int, parts: int) -> None:
     ctypes.CDLL("libcuda.so.1").emulated_count  # noqa: B018, raises on a real driver: this is not for a GPU
     device = open_device("cuda")
-    for name, check in itertools.islice({**CHECKS, **FRAMES, **EMULATED}.items(), part, None, parts):
+    for name, check in itertools.islice({**CHECKS, **FRAMES, **CAPTURED, **EMULATED}.items(), part, None, parts):
         failure = None
         try:
             with contextlib.redirect_stdout(sys.stderr):

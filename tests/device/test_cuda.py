@@ -9,7 +9,7 @@ from pathlib import Path
 import emulated_driver
 import numpy as np
 import pytest
-from device_checks import CHECKS, EMULATED, FRAMES, TINY
+from device_checks import CAPTURED, CHECKS, EMULATED, FRAMES, TINY
 
 from perception_node.device import cuda, open_device
 from perception_node.errors import UserError
@@ -48,7 +48,7 @@ def results(emulated):
     return run_checks(emulated)
 
 
-@pytest.mark.parametrize("name", [*CHECKS, *FRAMES, *EMULATED])
+@pytest.mark.parametrize("name", [*CHECKS, *FRAMES, *CAPTURED, *EMULATED])
 def test_on_the_emulated_driver(name, results):
     passed, errors = results
     failure = passed.get(name, f"did not run: {errors}")
@@ -213,6 +213,12 @@ def test_on_a_gpu(name, gpu):
 @pytest.mark.parametrize("name", FRAMES)
 def test_a_gpu_makes_the_same_frame_as_the_cpu(name, gpu):
     FRAMES[name](gpu)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", CAPTURED)
+def test_a_gpu_replays_a_captured_frame(name, gpu):
+    CAPTURED[name](gpu)
 
 
 @pytest.mark.gpu

@@ -432,6 +432,11 @@ EXPORT CUresult cuEventElapsedTime(float* milliseconds, CUevent, CUevent) {
     return *milliseconds = 0, CUDA_SUCCESS;  // nothing here is a measure of a GPU
 }
 
+EXPORT CUresult cuLaunchHostFunc(CUstream stream, CUhostFn function, void* data) {
+    CHECK(current());
+    return queue(stream, [=] { return function(data), CUDA_SUCCESS; });
+}
+
 // ---- graphs: what a stream is given while it is captured, to be queued again ----
 
 EXPORT CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode) {

@@ -1,0 +1,128 @@
+"""A stand-in for the library of that name, on the emulated driver: what engine/tensorrt.py calls of it, no more.
+
+A plan is an ONNX file behind MAGIC, run by ONNX Runtime when the stream comes to it: at that moment it reads and writes
+the addresses that it was given. So who forgets to wait gets poison, and who binds the wrong memory gets what is there.
+Like the library, it answers None or False where something fails, and raises nothing.
+"""
+
+import ctypes
+import enum
+import os
+
+import numpy as np
+import onnxruntime
+
+__version__ = "10.13.0"
+MAGIC = b"stand-in plan\n"
+FAIL = "STAND_IN_TENSORRT_FAILS"
+"""Environment variable: "deserialize", "context", "shape", "address" or "enqueue" fails."""
+
+_HostFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_driver = ctypes.CDLL("libcuda.so.1")
+
+
+class TensorIOMode(enum.Enum):
+    NONE, INPUT, OUTPUT = range(3)
+
+
+class ILogger:
+    class Severity(enum.IntEnum):
+        INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+    def __init__(self):
+        pass
+
+
+class Logger(ILogger):
+    Severity = ILogger.Severity
+
+
+def _fails(what: str) -> bool:
+    return os.environ.get(FAIL) == what
+
+
+def nptype(dtype: np.dtype) -> type:
+    return dtype.type
+
+
+class Runtime:
+    def __init__(self, logger: ILogger):
+        self._logger = logger
+
+    def deserialize_cuda_engine(self, plan: bytes) -> "ICudaEngine | None":
+        if not plan.startswith(MAGIC) or _fails("deserialize"):
+            self._logger.log(ILogger.Severity.ERROR, "the plan does not begin as one does")
+            return None
+        return ICudaEngine(self, plan.removeprefix(MAGIC))
+
+
+class ICudaEngine:
+    def __init__(self, runtime: Runtime, network: bytes):
+        self._runtime = runtime
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+        self._inputs = {spec.name: spec for spec in self.session.get_inputs()}
+        self._tensors = {**self._inputs, **{spec.name: spec for spec in self.session.get_outputs()}}
+        self.num_io_tensors = len(self._tensors)
+        self.num_optimization_profiles = 1
+        self.device_memory_size_v2 = 1 << 20
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return tuple(size if isinstance(size, int) else -1 for size in self._tensors[name].shape)
+
+    def get_tensor_dtype(self, name: str) -> np.dtype:
+        return np.dtype(self._tensors[name].type.removeprefix("tensor(").removesuffix(")").replace("float", "float32"))
+
+    def create_execution_context(self) -> "IExecutionContext | None":
+        return None if _fails("context") else IExecutionContext(self)
+
+
+class IExecutionContext:
+    def __init__(self, engine: ICudaEngine):
+        self.engine = engine
+        self._addresses: dict[str, int] = {}
+        self._shapes = {
+            name: engine.get_tensor_shape(name) for name in map(engine.get_tensor_name, range(engine.num_io_tensors))
+        }
+        self._callbacks: list[object] = []
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        known = self.engine.get_tensor_shape(name)
+        if _fails("shape") or any(own not in (-1, size) for own, size in zip(known, shape, strict=True)):
+            return False
+        self._shapes[name] = tuple(shape)
+        return True
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self._shapes[name]
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self._addresses[name] = address
+        return not _fails("address")
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        if _fails("enqueue") or set(self._addresses) != set(self._shapes):
+            return False
+        addresses = dict(self._addresses)
+
+        def run(_: int | None) -> None:
+            feeds = {name: self._at(addresses, name) for name in self.engine._inputs}
+            names = [name for name in self._shapes if name not in feeds]
+            for name, array in zip(names, self.engine.session.run(names, feeds), strict=True):
+                self._at(addresses, name)[...] = array
+
+        callback = _HostFunction(run)
+        self._callbacks.append(callback)  # the stream calls it later
+        return _driver.cuLaunchHostFunc(ctypes.c_void_p(stream_handle), callback, None) == 0
+
+    def _at(self, addresses: dict[str, int], name: str) -> np.ndarray:
+        shape, dtype = self._shapes[name], self.engine.get_tensor_dtype(name)
+        memory = (ctypes.c_char * (int(np.prod(shape)) * dtype.itemsize)).from_address(addresses[name])
+        return np.frombuffer(memory, dtype).reshape(shape)

@@ -20,7 +20,7 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from vision_msgs.msg import LabelInfo  # noqa: E402
 
 from perception_node.dds import use_image_profile  # noqa: E402
-from perception_node.messages import MessageFactory, decode_image  # noqa: E402
+from perception_node.messages import MessageFactory, camera_image  # noqa: E402
 from perception_node.node import NewestFrame, PerceptionNode, RCLError, main  # noqa: E402
 from perception_node.topics import NODE, OUTPUTS  # noqa: E402
 
@@ -130,7 +130,7 @@ def test_every_output_has_the_images_header_and_the_ids_agree(node, camera):
     assert {int(d.id) for d in detections} == set(np.unique(ids)) - {0} != set()
     class_map = np.frombuffer(answers["class_map"].data, np.uint8)
     assert {int(d.results[0].hypothesis.class_id) for d in detections} == set(np.unique(class_map[ids > 0])) == {2}
-    assert decode_image(answers["overlay"]).any()
+    assert camera_image(answers["overlay"]).bgr().any()
     camera.spin_until(lambda: camera.answers["label_info"])
     (label_info,) = camera.answers["label_info"]
     assert [(c.class_id, c.class_name) for c in label_info.class_map] == [(0, "road"), (1, "sky"), (2, "car")]
@@ -169,7 +169,7 @@ def test_diagnostics_tell_stage_times_cameras_and_calibration(node, camera):
     camera.ask(1, np.zeros((8, 8, 3), np.uint8))
     camera.camera_info.publish(CameraInfo())
     camera.spin_until(lambda: camera.diagnostic("camera_info") == "yes" and camera.diagnostic("waiting") == "0")
-    for stage in ("decode", "preprocess", "network", "fusion", "drivable", "publish"):
+    for stage in ("preprocess", "network", "fusion", "drivable", "publish"):
         assert float(camera.diagnostic(f"{stage} p50 ms")) >= 0
 
 

@@ -73,28 +73,33 @@ def taps(samples: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
 class Preprocess:
     """Decodes, scales, pads and normalises on a device, in one kernel.
 
-    What depends on the images' size and encoding is made when the first comes, and again only if they change.
+    The tensor is made once. What depends on the images' size and encoding is made when the first comes, and again only
+    if they change.
 
     Args:
         device: what computes.
         spec: what the network takes.
         dtype: of the tensor, float32 or float16.
+
+    Attributes:
+        tensor: (1, 3, *spec.size_hw) on the device.
     """
 
     def __init__(self, device: Device, spec: InputSpec, dtype: Any = np.float32):
         self._device, self._spec, self._dtype = device, spec, np.dtype(dtype)
+        self.tensor = device.empty((1, 3, *spec.size_hw), self._dtype)
         self._prepared_for: Any = None
 
     def __call__(self, image: CameraImage) -> tuple[Array, Geometry]:
         """One image as the network's input.
 
         Returns:
-            (1, 3, *spec.size_hw) on the device, padding is 0, the value of a mean pixel; the next call writes it anew.
-            And the image's geometry in it.
+            The tensor, whose padding is 0, the value of a mean pixel; the next call writes it anew. And the image's
+            geometry in it.
         """
         self.upload(image)
         self.start()
-        return self._tensor, self._geometry
+        return self.tensor, self._geometry
 
     def upload(self, image: CameraImage) -> None:
         """Queues the copy of an image's bytes to the device: always to the same place, until the layout changes."""
@@ -121,8 +126,7 @@ class Preprocess:
         )
         self._threads = height * -(-width // run)
         self._data = device.empty(image.data.size, np.uint8)
-        self._tensor = device.empty((1, 3, *spec.size_hw), self._dtype)
-        device.zero(self._tensor)  # the kernel leaves the padding alone
+        device.zero(self.tensor)  # the kernel leaves the padding alone
         self._tables, axes = [], []
         for samples, pixels in zip(image_hw, (height, width), strict=True):
             first, weight = taps(samples, pixels)
@@ -132,7 +136,7 @@ class Preprocess:
         mean, std = np.float64(spec.mean), np.float64(spec.std)
         is_reversed = image.encoding.startswith("bgr") != (spec.color == "bgr")
         planes = np.array((1 / std, mean / std, is_reversed, *spec.size_hw), PLANES)
-        self._arguments = np.int64(image.step), *axes, planes, self._tensor
+        self._arguments = np.int64(image.step), *axes, planes, self.tensor
 
 
 def _defines(image: CameraImage) -> dict[str, str | int]:

@@ -30,6 +30,7 @@ setup(
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={
         NAME: [
+            "*.cu",
             "*.yaml",
             "taxonomies/*.yaml",
             "device/*.h",

@@ -1,8 +1,8 @@
 """What stands around the network, against the network: python benchmarks/pipeline.py FOOTAGE [--size 480x360]
 
-Stage times of the node's work on one frame, without ROS: decode, preprocess, network, fusion, drivable area, and
-filling and serializing all messages but the overlay. The last line is the ratio of everything else to the network,
-medians of one run.
+Stage times of the node's work on one frame, without ROS: preprocess, network, fusion, drivable area, and filling and
+serializing all messages but the overlay. The last line is the ratio of everything else to the network, medians of one
+run.
 """
 
 from itertools import cycle, islice
@@ -13,7 +13,7 @@ import cv2
 
 from perception_node.bags import typestore
 from perception_node.drivable import drivable_area
-from perception_node.messages import MessageFactory, decode_image
+from perception_node.messages import MessageFactory, camera_image
 from perception_node.model import DEFAULT_MODEL, load_model
 from perception_node.pipeline import Pipeline
 from perception_node.sources import open_source
@@ -30,14 +30,13 @@ def main(footage: Path, size: str, runs: int, model: str, threads: int) -> None:
     width, height = map(int, size.split("x"))
     make = MessageFactory.rosbags(typestore())
     header = make.header(0, "camera")
-    images = [cv2.resize(image, (width, height)) for _, image in islice(open_source(footage).frames(), 50)]
+    images = [cv2.resize(image.bgr(), (width, height)) for _, image in islice(open_source(footage).frames(), 50)]
     messages = [make.image(header, image, "bgr8") for image in images]
     pipeline = Pipeline(load_model(model), threads=threads)
     pipeline.warm_up()
     timer, taxonomy = pipeline.timer, pipeline.model.taxonomy
     for message in islice(cycle(messages), runs):
-        with timer("decode"):
-            image = decode_image(message)
+        image = camera_image(message)
         frame = pipeline(image)
         with timer("drivable"):
             scene = Scene(header, image, frame, drivable_area(frame, taxonomy), taxonomy)

@@ -1,4 +1,4 @@
-"""ROS messages: camera images to arrays, perception results to messages.
+"""ROS messages: camera images out of them, perception results to messages.
 
 The messages are the same whichever library makes them: rclpy's classes in a running node, the rosbags library's where
 bags are read and written without ROS. Both take the fields as keyword arguments and differ in how bytes are held, so
@@ -10,70 +10,21 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-import cv2
 import numpy as np
 
-from perception_node.errors import BadImage
+from perception_node.image import CameraImage
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import Taxonomy
 
-# Encoding (sensor_msgs/image_encodings.hpp) -> channels, bytes a channel, OpenCV's conversion to BGR. OpenCV names
-# a Bayer pattern by its second row's second and third pixel, ROS by its first row's first two: its RG is our BG.
-_ENCODINGS: dict[str, tuple[int, int, int | None]] = {
-    "bgr8": (3, 1, None),
-    "rgb8": (3, 1, cv2.COLOR_RGB2BGR),
-    "bgra8": (4, 1, cv2.COLOR_BGRA2BGR),
-    "rgba8": (4, 1, cv2.COLOR_RGBA2BGR),
-    "mono8": (1, 1, cv2.COLOR_GRAY2BGR),
-    "yuv422": (2, 1, cv2.COLOR_YUV2BGR_UYVY),
-    "uyvy": (2, 1, cv2.COLOR_YUV2BGR_UYVY),
-    "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2BGR_YUY2),
-    "yuyv": (2, 1, cv2.COLOR_YUV2BGR_YUY2),
-}
-for _pattern, _conversion in {
-    "rggb": cv2.COLOR_BayerBG2BGR,
-    "bggr": cv2.COLOR_BayerRG2BGR,
-    "gbrg": cv2.COLOR_BayerGR2BGR,
-    "grbg": cv2.COLOR_BayerGB2BGR,
-}.items():
-    _ENCODINGS[f"bayer_{_pattern}8"] = (1, 1, _conversion)
-    _ENCODINGS[f"bayer_{_pattern}16"] = (1, 2, _conversion)
 
-
-def decode_image(message: Any) -> np.ndarray:
-    """The pixels of a sensor_msgs/Image.
-
-    Args:
-        message: rclpy's or rosbags' sensor_msgs/Image; rows may be padded (`step`).
-
-    Returns:
-        uint8 (H, W, 3), BGR; where nothing had to be converted a read-only view of the message's data.
+def camera_image(message: Any) -> CameraImage:
+    """The image in rclpy's or rosbags' sensor_msgs/Image, whose data is not copied.
 
     Raises:
         BadImage: the encoding is not known, or width, height, step and data do not fit each other.
     """
-    if message.encoding not in _ENCODINGS:
-        raise BadImage("encoding", f"{message.encoding!r} is not supported; publish one of {', '.join(_ENCODINGS)}")
-    channels, depth, conversion = _ENCODINGS[message.encoding]
-    height, width, step = message.height, message.width, message.step
-    if height < 1 or width < 1:
-        raise BadImage("height" if height < 1 else "width", f"{width}x{height} pixels; an image has at least one")
-    if channels == 2 and width % 2:
-        raise BadImage("width", f"{width} is odd; {message.encoding} stores pixels in pairs")
-    if message.encoding.startswith("bayer") and min(height, width) < 2:
-        raise BadImage("height" if height < 2 else "width", f"{width}x{height} is smaller than one Bayer cell")
-    row = width * channels * depth
-    if step < row:
-        raise BadImage("step", f"{step} bytes; {width} pixels of {message.encoding} take {row}")
     data = np.frombuffer(message.data, np.uint8)
-    if data.size != step * height:
-        raise BadImage("data", f"{data.size} bytes; step {step} x height {height} is {step * height}")
-    pixels = data.reshape(height, step)[:, :row]
-    if depth == 2:
-        # The high byte is all that 8 bits hold.
-        pixels = pixels[:, 0 if message.is_bigendian else 1 :: 2]
-    pixels = np.ascontiguousarray(pixels).reshape(height, width, channels)
-    return pixels if conversion is None else cv2.cvtColor(pixels, conversion)
+    return CameraImage(data, message.height, message.width, message.step, message.encoding, bool(message.is_bigendian))
 
 
 class MessageFactory:

@@ -23,7 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from perception_node.dds import use_image_profile
 from perception_node.drivable import drivable_area
 from perception_node.errors import BadImage, UserError, one_line
-from perception_node.messages import MessageFactory, decode_image
+from perception_node.messages import MessageFactory, camera_image
 from perception_node.model import DEFAULT_MODEL, load_model
 from perception_node.pipeline import Pipeline
 from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, LABEL_INFO, NODE, OUTPUTS, Scene
@@ -150,8 +150,7 @@ class PerceptionNode(Node):
 
     def _process(self, message: Image) -> None:
         timer = self._pipeline.timer
-        with timer("decode"):
-            image = decode_image(message)
+        image = camera_image(message)
         frame = self._pipeline(image)
         with timer("drivable"):
             drivable = drivable_area(frame, self._taxonomy)

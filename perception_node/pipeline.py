@@ -6,9 +6,10 @@ from perception_node.device import open_device
 from perception_node.engine import load_engine
 from perception_node.fusion import make_fusion
 from perception_node.fusion.base import conform
+from perception_node.image import CameraImage
 from perception_node.model import Model
 from perception_node.panoptic import PanopticFrame
-from perception_node.preprocess import preprocess
+from perception_node.preprocess import Preprocess
 from perception_node.timing import StageTimer
 
 
@@ -36,12 +37,14 @@ class Pipeline:
         self.timer = StageTimer()
         self._engine = load_engine(model, device, threads)
         self._device = open_device(device, threads)
+        self._preprocess = Preprocess(self._device, model.input)
         self._fusion = make_fusion(model, self._device)
 
-    def __call__(self, image: np.ndarray) -> PanopticFrame:
-        """Segments one image, uint8 (H, W, 3) BGR; the frame has the image's height and width."""
+    def __call__(self, image: CameraImage | np.ndarray) -> PanopticFrame:
+        """Segments one image, a camera's or uint8 (H, W, 3) BGR; the frame has the image's height and width."""
         with self.timer("preprocess"):
-            tensor, geometry = preprocess(image, self.model.input)
+            image = image if isinstance(image, CameraImage) else CameraImage.from_bgr(image)
+            tensor, geometry = self._preprocess(image)
         with self.timer("network"):
             tensors = self._engine.infer(tensor)
         with self.timer("fusion"):
@@ -50,7 +53,11 @@ class Pipeline:
             return self._fusion({name: self._device.upload(array) for name, array in outputs.items()}, geometry)
 
     def warm_up(self) -> None:
-        """Runs once on a grey image, so that the first real frame is not the slow one. Leaves no trace in `timer`."""
+        """Runs once on a grey image, so that the first real frame is not the slow one. Leaves no trace in `timer`.
+
+        What depends on the camera's encoding and size is yet to come: a first frame of another encoding than bgr8 may
+        wait for the compiler, once on a machine.
+        """
         timer, self.timer = self.timer, StageTimer()
         self(np.full((*self.model.input.size_hw, 3), 127, np.uint8))
         self.timer = timer

@@ -1,11 +1,27 @@
 """From a camera image to the network's input, and the geometry that leads back."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 
+from perception_node.device import Array, Device
+from perception_node.image import ENCODINGS, CameraImage
 from perception_node.model import InputSpec
+
+KERNEL = Path(__file__).with_suffix(".cu")
+NUMBER = {np.dtype(np.float32): "float", np.dtype(np.float16): "__half"}
+AXIS = np.dtype(
+    [(name, np.uint64) for name in ("first", "weight")] + [(name, np.int32) for name in ("samples", "pixels", "taps")],
+    align=True,
+)
+"""struct Axis in preprocess.cu."""
+PLANES = np.dtype(
+    [(name, np.float32, 3) for name in ("scale", "shift")]
+    + [(name, np.int32) for name in ("reversed", "height", "width")]
+)
+"""struct Planes in preprocess.cu."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,27 +46,106 @@ def fit(image_hw: tuple[int, int], input_hw: tuple[int, int], resize: str) -> Ge
     return Geometry(image_hw, scale_yx)
 
 
-def preprocess(image: np.ndarray, spec: InputSpec) -> tuple[np.ndarray, Geometry]:
-    """Scales, pads and normalises.
+def taps(samples: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+    """The samples that each pixel is made of: those within a box around its centre, by how much of them it covers.
+
+    The box is as wide as a pixel where there are fewer pixels than samples, which averages areas (bilinear would skip
+    some); elsewhere as wide as a sample, which interpolates linearly between half-pixel centres. It stays in the image.
 
     Args:
-        image: uint8 (H, W, 3), BGR.
-        spec: what the network takes.
+        samples: how many there are.
+        pixels: how many are made of them.
 
     Returns:
-        float32 (1, 3, *spec.size_hw), padding is 0, the value of a mean pixel; and the image's geometry in it.
+        int32 (pixels,), index of the first sample; float32 (taps, pixels), the weights of the samples from there on.
+        A pixel's weights are multiples of 2^-16 with the sum 1: a grey area keeps its value to the last bit.
     """
-    geometry = fit(image.shape[:2], spec.size_hw, spec.resize)
-    height, width = (
-        max(1, round(size / scale)) for size, scale in zip(image.shape[:2], geometry.scale_yx, strict=True)
-    )
-    if (height, width) != image.shape[:2]:
-        # Area averaging when shrinking: bilinear would skip pixels.
-        shrinks = height < image.shape[0]
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    tensor = np.zeros((1, 3, *spec.size_hw), np.float32)
-    channels = (2, 1, 0) if spec.color == "rgb" else (0, 1, 2)
-    for plane, channel, mean, std in zip(tensor[0], channels, spec.mean, spec.std, strict=True):
-        np.multiply(image[..., channel], np.float32(1 / std), out=plane[:height, :width])
-        plane[:height, :width] -= np.float32(mean / std)
-    return tensor, geometry
+    width = max(samples / pixels, 1)
+    begin = np.clip((np.arange(pixels) + 0.5) * samples / pixels - width / 2, 0, samples - width)
+    tiny = 1e-9  # what float64 rounds is no sample
+    first = np.floor(begin + tiny).astype(np.int32)
+    n_taps = int(np.max(np.ceil(begin + width - tiny) - first))
+    first = np.minimum(first, samples - n_taps, dtype=np.int32)
+    covered = np.clip((first + np.arange(n_taps + 1)[:, None] - begin) / width, 0, 1)  # before each sample, and last
+    return first, (np.diff(np.rint(covered * 65536), axis=0) / 65536).astype(np.float32)
+
+
+class Preprocess:
+    """Decodes, scales, pads and normalises on a device, in one kernel.
+
+    The tensor is made once. What depends on the images' size and encoding is made when the first comes, and again only
+    if they change.
+
+    Args:
+        device: what computes.
+        spec: what the network takes.
+        dtype: of the tensor, float32 or float16.
+
+    Attributes:
+        tensor: (1, 3, *spec.size_hw) on the device.
+    """
+
+    def __init__(self, device: Device, spec: InputSpec, dtype: Any = np.float32):
+        self._device, self._spec, self._dtype = device, spec, np.dtype(dtype)
+        self.tensor = device.empty((1, 3, *spec.size_hw), self._dtype)
+        self._prepared_for: Any = None
+
+    def __call__(self, image: CameraImage) -> tuple[Array, Geometry]:
+        """One image as the network's input.
+
+        Returns:
+            The tensor, whose padding is 0, the value of a mean pixel; the next call writes it anew. And the image's
+            geometry in it.
+        """
+        self.upload(image)
+        self.start()
+        return self.tensor, self._geometry
+
+    def upload(self, image: CameraImage) -> None:
+        """Queues the copy of an image's bytes to the device: always to the same place, until the layout changes."""
+        layout = image.height, image.width, image.step, image.encoding, image.is_bigendian
+        if self._prepared_for != layout:
+            self._prepared_for = None  # should it fail
+            self._prepare(image)
+            self._prepared_for = layout
+        self._data = self._device.upload(image.data, into=self._data)
+
+    def start(self) -> None:
+        """Queues the work on the image that was uploaded last. It only starts a kernel: a CUDA graph can hold it."""
+        self._kernels.each("preprocess", self._threads, self._data, *self._arguments)
+
+    def _prepare(self, image: CameraImage) -> None:
+        device, spec = self._device, self._spec
+        run = device.pixels_per_thread
+        defines = {"NUMBER": NUMBER[self._dtype], "RUN": run, **_defines(image)}
+        self._kernels = device.kernels(KERNEL, **defines)
+        image_hw = image.height, image.width
+        self._geometry = fit(image_hw, spec.size_hw, spec.resize)
+        height, width = (
+            max(1, round(size / scale)) for size, scale in zip(image_hw, self._geometry.scale_yx, strict=True)
+        )
+        self._threads = height * -(-width // run)
+        self._data = device.empty(image.data.size, np.uint8)
+        device.zero(self.tensor)  # the kernel leaves the padding alone
+        self._tables, axes = [], []
+        for samples, pixels in zip(image_hw, (height, width), strict=True):
+            first, weight = taps(samples, pixels)
+            tables = device.upload(first), device.upload(weight)
+            self._tables += tables  # only their addresses are in the arguments
+            axes.append(np.array((*map(device.address, tables), samples, pixels, len(weight)), AXIS))
+        mean, std = np.float64(spec.mean), np.float64(spec.std)
+        is_reversed = image.encoding.startswith("bgr") != (spec.color == "bgr")
+        planes = np.array((1 / std, mean / std, is_reversed, *spec.size_hw), PLANES)
+        self._arguments = np.int64(image.step), *axes, planes, self.tensor
+
+
+def _defines(image: CameraImage) -> dict[str, str | int]:
+    """How the kernel finds the pixels in the bytes."""
+    encoding = ENCODINGS[image.encoding]
+    if image.encoding.startswith("bayer"):
+        red = image.encoding.removeprefix("bayer_").index("r")
+        high_byte = 0 if image.is_bigendian else encoding.depth - 1
+        return {"ENCODING": "BAYER", "RED": red, "DEPTH": encoding.depth, "HIGH": high_byte}
+    if encoding.channels == 2:
+        return {"ENCODING": "YUV422", "LUMA": int(image.encoding in ("yuv422", "uyvy"))}
+    return {"ENCODING": "PACKED", "CHANNELS": encoding.channels}

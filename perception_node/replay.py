@@ -9,7 +9,7 @@ from tqdm import tqdm
 from perception_node.bags import BagWriter, typestore
 from perception_node.drivable import drivable_area
 from perception_node.errors import BadImage
-from perception_node.messages import MessageFactory, decode_image
+from perception_node.messages import MessageFactory, camera_image
 from perception_node.pipeline import Pipeline
 from perception_node.sources import Source, check_apart
 from perception_node.topics import IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE, OUTPUTS, Scene
@@ -44,7 +44,7 @@ def replay(pipeline: Pipeline, source: Source, out: Path, overlay: bool = False)
             progress.update()
             try:
                 with pipeline.timer("decode"):
-                    image = decode_image(item.message)
+                    image = camera_image(item.message)
             except BadImage as error:
                 refused += 1
                 progress.write(f"{item.name} refused: {error}", file=sys.stderr)

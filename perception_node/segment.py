@@ -54,7 +54,7 @@ def segment(pipeline: Pipeline, source: Source, out: Path, truth: Path | None = 
         frame = pipeline(image)
         panoptic.add(name, source.file_name(name), frame)
         save_png(out / "class_ids" / f"{name}.png", frame.class_map)
-        overlay = draw_overlay(image, frame, drivable_area(frame, taxonomy), taxonomy)
+        overlay = draw_overlay(image.bgr(), frame, drivable_area(frame, taxonomy), taxonomy)
         if not cv2.imwrite(str(out / "overlay" / f"{name}.jpg"), overlay):
             raise OSError(f"{out / 'overlay' / name}.jpg: cannot be written")
         if truth_writer:

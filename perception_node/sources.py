@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from perception_node.bags import is_bag, open_bag, typestore
 from perception_node.errors import BadImage, SourceError, one_line
-from perception_node.messages import MessageFactory, decode_image
+from perception_node.image import CameraImage
+from perception_node.messages import MessageFactory, camera_image
 from perception_node.topics import CAMERA_INFO, IMAGE
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
@@ -78,16 +79,16 @@ class Source:
         missing = self.n_frames - n_read
         return missing if missing > 2 + self.n_frames // 50 else 0
 
-    def frames(self) -> Iterator[tuple[str, np.ndarray]]:
-        """The images as (name, uint8 (H, W, 3) BGR).
+    def frames(self) -> Iterator[tuple[str, CameraImage]]:
+        """The images by their names.
 
         Raises:
-            SourceError: an image cannot be decoded.
+            SourceError: an image is damaged, or of an encoding that is not known.
         """
         for item in self:
             if item.topic == IMAGE:
                 try:
-                    yield item.name, decode_image(item.message)
+                    yield item.name, camera_image(item.message)
                 except BadImage as error:
                     raise SourceError(f"{self.path}: {item.name}: {error}") from error
 

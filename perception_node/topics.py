@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from perception_node.image import CameraImage
 from perception_node.messages import MessageFactory
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import Taxonomy
@@ -23,14 +24,14 @@ class Scene:
 
     Attributes:
         header: the image's std_msgs/Header.
-        image: uint8 (H, W, 3), BGR.
+        image: as it came from the camera.
         frame: its segmentation.
         drivable: uint8 (H, W), 255 drivable, 0 not.
         taxonomy: of the frame's classes.
     """
 
     header: Any
-    image: np.ndarray
+    image: CameraImage
     frame: PanopticFrame
     drivable: np.ndarray
     taxonomy: Taxonomy
@@ -59,7 +60,7 @@ OUTPUTS: dict[str, Output] = {
     "drivable_area": Output("sensor_msgs/msg/Image", lambda make, s: make.image(s.header, s.drivable, "mono8")),
     "overlay": Output(
         "sensor_msgs/msg/Image",
-        lambda make, s: make.image(s.header, draw_overlay(s.image, s.frame, s.drivable, s.taxonomy), "bgr8"),
+        lambda make, s: make.image(s.header, draw_overlay(s.image.bgr(), s.frame, s.drivable, s.taxonomy), "bgr8"),
     ),
 }
 """By the topic's name under the node's own. In order of publication."""

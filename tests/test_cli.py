@@ -8,7 +8,7 @@ from test_sources import compressed, image, write_bag
 
 from perception_node.bags import open_bag
 from perception_node.cli import main
-from perception_node.messages import decode_image
+from perception_node.messages import camera_image
 
 
 def perception(*arguments):
@@ -97,7 +97,7 @@ def test_replay_writes_overlays_if_asked(tiny_model, tmp_path):
         overlays = [
             reader.deserialize(cdr, c.msgtype) for c, _, cdr in reader.messages() if c.topic.endswith("overlay")
         ]
-    assert decode_image(overlays[0]).shape == (4, 6, 3)
+    assert camera_image(overlays[0]).bgr().shape == (4, 6, 3)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 
 from perception_node.bags import typestore
 from perception_node.errors import BadImage
-from perception_node.messages import MessageFactory, decode_image
+from perception_node.messages import MessageFactory, camera_image
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import Category, Taxonomy
 
@@ -54,18 +54,18 @@ def test_image_fields(make):
 @pytest.mark.parametrize(("encoding", "order"), [("bgr8", [0, 1, 2]), ("rgb8", [2, 1, 0])])
 def test_colour_round_trip(make, encoding, order, padding):
     message = image_message(make, quarters()[..., order], encoding, padding)
-    np.testing.assert_array_equal(decode_image(message), quarters())
+    np.testing.assert_array_equal(camera_image(message).bgr(), quarters())
 
 
 @pytest.mark.parametrize(("encoding", "order"), [("bgra8", [0, 1, 2, 3]), ("rgba8", [2, 1, 0, 3])])
 def test_alpha_is_dropped(make, encoding, order):
     with_alpha = np.dstack([quarters(), np.full((4, 4), 200, np.uint8)])
-    np.testing.assert_array_equal(decode_image(image_message(make, with_alpha[..., order], encoding)), quarters())
+    np.testing.assert_array_equal(camera_image(image_message(make, with_alpha[..., order], encoding)).bgr(), quarters())
 
 
 def test_mono_becomes_grey(make):
     mono = np.array([[0, 100], [200, 255]], np.uint8)
-    np.testing.assert_array_equal(decode_image(image_message(make, mono, "mono8", 5)), np.dstack([mono] * 3))
+    np.testing.assert_array_equal(camera_image(image_message(make, mono, "mono8", 5)).bgr(), np.dstack([mono] * 3))
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,9 @@ def test_mono_becomes_grey(make):
 def test_yuv422(make, encoding, cell):
     pixels = np.array([[cell]], np.uint8).reshape(1, 2, 2)
     # 1.164 (Y - 16) + 2.018 (U - 128), - 0.391 (U - 128) - 0.813 (V - 128), + 1.596 (V - 128)
-    np.testing.assert_allclose(decode_image(image_message(make, pixels, encoding)), [[[255, 151, 111]] * 2], atol=2)
+    np.testing.assert_allclose(
+        camera_image(image_message(make, pixels, encoding)).bgr(), [[[255, 151, 111]] * 2], atol=2
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,13 +103,13 @@ def test_bayer(make, pattern, colour, depth):
     mosaic = np.tile(cell, (4, 4))
     if depth == 16:
         mosaic = mosaic.astype("<u2") << 8
-    decoded = decode_image(image_message(make, mosaic, f"bayer_{pattern}{depth}"))
+    decoded = camera_image(image_message(make, mosaic, f"bayer_{pattern}{depth}")).bgr()
     np.testing.assert_array_equal(decoded[2:-2, 2:-2], np.broadcast_to(colour, (4, 4, 3)))
 
 
 def test_bayer_16_big_endian(make):
     mosaic = np.full((4, 4), 0x6400, ">u2")
-    decoded = decode_image(image_message(make, mosaic, "bayer_rggb16", big_endian=1))
+    decoded = camera_image(image_message(make, mosaic, "bayer_rggb16", big_endian=1)).bgr()
     np.testing.assert_array_equal(decoded, np.full((4, 4, 3), 0x64))
 
 
@@ -132,7 +134,7 @@ def test_bad_images_name_the_field(make, field, changes):
     for name, value in changes.items():
         setattr(message, name, value)
     with pytest.raises(BadImage, match=f"^{field}: ") as caught:
-        decode_image(message)
+        camera_image(message)
     assert caught.value.field == field
 
 
@@ -140,7 +142,7 @@ def test_truncated_data(make):
     message = image_message(make, quarters(), "bgr8")
     message.data = message.data[:-1]
     with pytest.raises(BadImage, match=r"data: 47 bytes; step 12 x height 4 is 48"):
-        decode_image(message)
+        camera_image(message)
 
 
 def test_instances(make):

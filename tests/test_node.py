@@ -20,8 +20,10 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from vision_msgs.msg import LabelInfo  # noqa: E402
 
 from perception_node.dds import use_image_profile  # noqa: E402
-from perception_node.messages import MessageFactory, decode_image  # noqa: E402
+from perception_node.messages import MessageFactory, camera_image  # noqa: E402
+from perception_node.model import load_model  # noqa: E402
 from perception_node.node import NewestFrame, PerceptionNode, RCLError, main  # noqa: E402
+from perception_node.pipeline import Pipeline  # noqa: E402
 from perception_node.topics import NODE, OUTPUTS  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -130,7 +132,7 @@ def test_every_output_has_the_images_header_and_the_ids_agree(node, camera):
     assert {int(d.id) for d in detections} == set(np.unique(ids)) - {0} != set()
     class_map = np.frombuffer(answers["class_map"].data, np.uint8)
     assert {int(d.results[0].hypothesis.class_id) for d in detections} == set(np.unique(class_map[ids > 0])) == {2}
-    assert decode_image(answers["overlay"]).any()
+    assert camera_image(answers["overlay"]).bgr().any()
     camera.spin_until(lambda: camera.answers["label_info"])
     (label_info,) = camera.answers["label_info"]
     assert [(c.class_id, c.class_name) for c in label_info.class_map] == [(0, "road"), (1, "sky"), (2, "car")]
@@ -169,7 +171,7 @@ def test_diagnostics_tell_stage_times_cameras_and_calibration(node, camera):
     camera.ask(1, np.zeros((8, 8, 3), np.uint8))
     camera.camera_info.publish(CameraInfo())
     camera.spin_until(lambda: camera.diagnostic("camera_info") == "yes" and camera.diagnostic("waiting") == "0")
-    for stage in ("decode", "preprocess", "network", "fusion", "drivable", "publish"):
+    for stage in ("preprocess", "network", "fusion", "drivable", "publish"):
         assert float(camera.diagnostic(f"{stage} p50 ms")) >= 0
 
 
@@ -250,6 +252,20 @@ def test_a_message_that_dds_does_not_take_is_warned_of(is_up):
         PerceptionNode._publish(node, publisher, "message")
     said = [call.args for call in node.get_logger().warning.call_args_list]
     assert said == [("/overlay: not sent: cannot publish data",)] * is_up
+
+
+def test_no_bgr_is_made_of_an_image_whose_overlay_nobody_sees(monkeypatch, tiny_model):
+    node, make = MagicMock(), MessageFactory.rclpy()
+    node._pipeline, node._make = Pipeline(load_model(tiny_model)), make
+    node._taxonomy = node._pipeline.model.taxonomy
+    node._outputs = {name: MagicMock() for name in OUTPUTS}
+    node._outputs["overlay"].get_subscription_count.return_value = 0
+    monkeypatch.delattr("perception_node.image.CameraImage.bgr")
+    message = make.image(make.header(0, ""), np.zeros((4, 6, 2), np.uint8), "uyvy")
+    PerceptionNode._process(node, message)
+    assert [call.args[0] for call in node._publish.call_args_list] == [
+        publisher for name, publisher in node._outputs.items() if name != "overlay"
+    ]
 
 
 def test_newest_frame_wins():

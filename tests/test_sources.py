@@ -69,7 +69,7 @@ def test_a_folder_of_images_in_order_of_names(tmp_path):
     assert [item.name for item in items] == ["a", "b", "c"]
     assert [item.time_ns for item in items] == [10**9, 10**9 + 250_000_000, 10**9 + 500_000_000]
     assert [(i.message.header.stamp.sec, i.message.header.stamp.nanosec) for i in items][1] == (1, 250_000_000)
-    assert [int(frame.max()) for _, frame in source.frames()] == [10, 20, 30]
+    assert [int(frame.bgr().max()) for _, frame in source.frames()] == [10, 20, 30]
 
 
 def test_images_of_the_same_stem_keep_names_of_their_own(tmp_path):
@@ -179,7 +179,7 @@ def test_compressed_images_in_a_bag(tmp_path):
     bag = write_bag(tmp_path / "bag", [("/cam/image/compressed", 1, compressed(90, 5))])
     (item,) = open_source(bag)
     assert (item.message.encoding, item.message.header.stamp.nanosec) == ("bgr8", 5)
-    assert [int(frame.max()) for _, frame in open_source(bag).frames()] == [90]
+    assert [int(frame.bgr().max()) for _, frame in open_source(bag).frames()] == [90]
 
 
 @pytest.mark.parametrize("n_bytes", [0, 10])
@@ -212,7 +212,7 @@ def test_several_cameras_must_be_chosen_from(tmp_path):
         open_source(bag)
     with pytest.raises(SourceError, match=r"no image topic '/rear/image'; its image topics: /left/image, /right/image"):
         open_source(bag, "/rear/image")
-    assert [int(frame.max()) for _, frame in open_source(bag, "/right/image").frames()] == [2]
+    assert [int(frame.bgr().max()) for _, frame in open_source(bag, "/right/image").frames()] == [2]
 
 
 def test_a_bag_without_images(tmp_path):

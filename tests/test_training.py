@@ -14,10 +14,11 @@ pytest.importorskip("efficientnet_lite_pytorch", reason="training needs its back
 from perception_node.device import open_device  # noqa: E402
 from perception_node.engine import load_engine  # noqa: E402
 from perception_node.fusion.center_offset import CenterOffset  # noqa: E402
+from perception_node.image import CameraImage  # noqa: E402
 from perception_node.metrics import VOID_INSTANCE  # noqa: E402
 from perception_node.model import load_model  # noqa: E402
 from perception_node.panoptic import UNLABELLED  # noqa: E402
-from perception_node.preprocess import fit, preprocess  # noqa: E402
+from perception_node.preprocess import Preprocess, fit  # noqa: E402
 from perception_node.taxonomy import Category, Taxonomy  # noqa: E402
 from training.dataset import CamVid, augment_colour, augment_geometry, instance_targets  # noqa: E402
 from training.export import export  # noqa: E402
@@ -146,7 +147,8 @@ def test_training_resumes_and_exports(config, tiny_camvid, tmp_path, monkeypatch
     export(config, out / "checkpoint.pt", tmp_path / "model")
     model = load_model(tmp_path / "model")
     image = cv2.imread(str(tiny_camvid / "val" / "images" / "c.jpg"))
-    answers = load_engine(model).infer(preprocess(image, model.input)[0])
+    tensor, _ = Preprocess(open_device(), model.input)(CameraImage.from_bgr(image))
+    answers = load_engine(model).infer(tensor)
     net = build_network(config)
     saved = torch.load(out / "checkpoint.pt", weights_only=True)["average"]
     net.load_state_dict({name.removeprefix("module."): v for name, v in saved.items() if name.startswith("module.")})

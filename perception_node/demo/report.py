@@ -15,7 +15,7 @@ from tqdm import tqdm
 from perception_node.bags import header_stamp_ns, open_bag
 from perception_node.coco import write_json
 from perception_node.errors import UserError
-from perception_node.messages import decode_image
+from perception_node.messages import camera_image
 from perception_node.timing import percentiles
 from perception_node.topics import DIAGNOSTICS, IMAGE, NODE, OUTPUTS
 
@@ -110,7 +110,7 @@ def write_video(bag: Path, path: Path, n_frames: int) -> list[np.ndarray]:
         stream, last_ns, pts = None, None, 0
         frames = reader.messages(overlays)
         for index, (connection, _, cdr) in enumerate(tqdm(frames, total=n_frames, desc="video", unit="frame")):
-            image = decode_image(reader.deserialize(cdr, connection.msgtype))
+            image = camera_image(reader.deserialize(cdr, connection.msgtype)).bgr()
             stamp_ns = header_stamp_ns(cdr)
             if stream is None:
                 stream = container.add_stream("libx264", rate=30, options={"preset": "veryfast", "crf": "23"})

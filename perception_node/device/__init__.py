@@ -39,9 +39,16 @@ class Kernels(Protocol):
 
 
 class Device(Protocol):
-    """Memory and a queue of work."""
+    """Memory and a queue of work.
+
+    Attributes:
+        name: as `open_device` takes it.
+        pixels_per_thread: how many neighbouring pixels of a row a thread does best to work on, for kernels that leave
+            it open.
+    """
 
     name: str
+    pixels_per_thread: int
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array: ...
 
@@ -49,8 +56,20 @@ class Device(Protocol):
         """Part of a uint8 array, from byte `offset` on, as another array."""
         ...
 
-    def upload(self, host: np.ndarray) -> Array:
-        """A new array with the host's values."""
+    def upload(self, host: np.ndarray, into: Array | None = None) -> Array:
+        """An array with the host's values.
+
+        On a device that shares the host's memory it can be `host` itself, which then must not change while it is used.
+        On others the values are those of the moment of the call: they are copied to page-locked memory at once, and
+        from there when what was queued before is done.
+
+        Args:
+            host: the values.
+            into: an array of that shape and type which such a device copies them to, and returns, instead of a new one.
+
+        Raises:
+            ValueError: `into` is of another shape or type.
+        """
         ...
 
     def zero(self, array: Array) -> None: ...
@@ -70,6 +89,12 @@ class Device(Protocol):
             UserError: no compiler, or it fails.
         """
         ...
+
+
+def check_fits(host: np.ndarray, into: Array | None) -> None:
+    """Raises ValueError if `into` is of another shape or type than what is to be uploaded into it."""
+    if into is not None and (into.shape, into.dtype) != (host.shape, host.dtype):
+        raise ValueError(f"{host.dtype} {host.shape} does not fit into {into.dtype} {into.shape}")
 
 
 def open_device(name: str = "cpu", threads: int = 0) -> Device:

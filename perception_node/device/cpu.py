@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from perception_node.device import check_fits
 from perception_node.errors import UserError
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
@@ -42,6 +43,7 @@ class CpuDevice:
     """
 
     name = "cpu"
+    pixels_per_thread = 128  # long loops, which the compiler makes vectors of
 
     def __init__(self, threads: int = 0):
         self._threads = threads or len(os.sched_getaffinity(0))
@@ -52,7 +54,9 @@ class CpuDevice:
     def view(self, array: np.ndarray, offset: int, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
         return np.ndarray(shape, dtype, array, offset)
 
-    def upload(self, host: np.ndarray) -> np.ndarray:
+    def upload(self, host: np.ndarray, into: np.ndarray | None = None) -> np.ndarray:
+        """The host's array itself, if it is contiguous; `into` is left alone."""
+        check_fits(host, into)
         return np.ascontiguousarray(host)
 
     def zero(self, array: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from perception_node.device import check_fits
 from perception_node.errors import UserError
 
 BLOCK = 128
@@ -42,6 +43,7 @@ class CudaDevice:
     """
 
     name = "cuda"
+    pixels_per_thread = 1  # neighbouring threads write neighbouring addresses
 
     def __init__(self):
         self._driver = driver = _driver()
@@ -66,8 +68,9 @@ class CudaDevice:
     def view(self, array: "CudaArray", offset: int, shape: int | tuple[int, ...], dtype: Any) -> "CudaArray":
         return CudaArray(array.memory, array.pointer + offset, _shape(shape), np.dtype(dtype))
 
-    def upload(self, host: np.ndarray) -> "CudaArray":
-        array = self.empty(host.shape, host.dtype)
+    def upload(self, host: np.ndarray, into: "CudaArray | None" = None) -> "CudaArray":
+        check_fits(host, into)
+        array = self.empty(host.shape, host.dtype) if into is None else into
         if not array.nbytes:
             return array
         staging = self._host(array.nbytes)

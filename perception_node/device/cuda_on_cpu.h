@@ -90,12 +90,31 @@ inline float __half2float(__half half) {
 #endif
 }
 
+inline __half __float2half_rn(float value) {
+#if defined(__F16C__)
+    return {(std::uint16_t)__builtin_ia32_vcvtps2ph((__attribute__((vector_size(16))) float){value}, 0)[0]};
+#elif defined(__aarch64__)
+    return {__builtin_bit_cast(std::uint16_t, (__fp16)value)};
+#else
+    const unsigned bits = __builtin_bit_cast(unsigned, value), sign = bits >> 16 & 0x8000u, rest = bits & 0x7fffffffu;
+    unsigned half;
+    if (rest >= 0x47800000u)  // 65536, infinity, NaN
+        half = rest > 0x7f800000u ? 0x7e00u : 0x7c00u;
+    else if (rest < 0x38800000u)  // denormal: the sum's last bit is worth 2^-24
+        half = __builtin_bit_cast(unsigned, __builtin_bit_cast(float, rest) + 0.5f) - 0x3f000000u;
+    else  // 13 bits fewer, ties to even, and the exponent 112 smaller
+        half = (rest - (112u << 23) + 0xfffu + (rest >> 13 & 1u)) >> 13;
+    return {(std::uint16_t)(sign | half)};
+#endif
+}
+
 namespace cuda_on_cpu {
 
 template <typename... Arguments, std::size_t... I>
 void launch(void (*kernel)(Arguments...), dim3 grid, dim3 block, void** arguments, std::index_sequence<I...>) {
     const long blocks = (long)grid.x * grid.y * grid.z;
-#pragma omp parallel for schedule(dynamic, 16) if (blocks >= 16)  // fewer are done before the others wake
+    const long share = min(16L, 1 + blocks / 64);  // little to hand out, yet enough shares for every core
+#pragma omp parallel for schedule(dynamic, share) if (blocks >= 16)  // fewer are done before the others wake
     for (long b = 0; b < blocks; b++) {
         gridDim = grid, blockDim = block;
         blockIdx = {unsigned(b % grid.x), unsigned(b / grid.x % grid.y), unsigned(b / grid.x / grid.y)};

@@ -17,10 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from oracles import noise
+from oracles import preprocess as preprocess_oracle
 from oracles.families import FAMILIES
 
 from perception_node.device import open_device
-from perception_node.preprocess import fit
+from perception_node.image import ENCODINGS, CameraImage
+from perception_node.model import InputSpec
+from perception_node.preprocess import Preprocess, fit
 
 TINY = Path(__file__).with_name("tiny.cu")
 SMALL = np.dtype([(name, np.uint8) for name in "abc"])
@@ -134,6 +137,41 @@ def check_every_half_has_its_value(device):
     np.testing.assert_array_equal(device.download(out), halves.astype(np.float32))
 
 
+def check_every_float_is_rounded_to_its_half(device):
+    bits = np.random.default_rng(0).integers(0, 0x7F800000, 20000, dtype=np.uint32).view(np.float32)
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = (halves[:-1] + halves[1:]) / 2
+    values = np.concatenate([bits, halves, between, np.float32([65519, 65520, 65536, np.inf])])
+    values = np.concatenate([values, -values])
+    out = device.empty(values.size, np.float16)
+    device.kernels(TINY).each("to_half", values.size, device.upload(values), values.size, out)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(device.download(out).view(np.uint16), values.astype(np.float16).view(np.uint16))
+
+
+def check_an_array_can_be_uploaded_into_again_before_the_first_copy_has_run(device):
+    kernels, held = device.kernels(TINY), device.empty(5, np.float16)
+    outs = []
+    for number in range(4):
+        host = np.full(5, number, np.float16)
+        array = device.upload(host, into=held)
+        assert (array.shape, array.dtype) == (held.shape, held.dtype)
+        outs.append(device.empty(5, np.float32))
+        kernels.each("to_float", 5, array, 5, outs[-1])
+    for number, out in enumerate(outs):
+        np.testing.assert_array_equal(device.download(out), [number] * 5)
+
+
+def check_what_is_uploaded_into_an_array_has_its_size_and_type(device):
+    for host in (np.zeros(4, np.uint8), np.zeros(5, np.int8), np.zeros((5, 1), np.uint8)):
+        try:
+            device.upload(host, into=device.empty(5, np.uint8))
+        except ValueError as error:
+            assert "does not fit into uint8 (5,)" in str(error)  # noqa: PT017, there is no pytest here
+        else:
+            raise AssertionError(host)
+
+
 def check_products_are_rounded_before_they_are_added(device):
     a, b, c = np.random.default_rng(0).normal(size=(3, 1000)).astype(np.float32)
     c -= a * b  # nearly cancels: a fused multiply-add would show
@@ -205,6 +243,33 @@ def captured_frame(mode: str, device) -> None:
 
 CAPTURED = {f"captured-{mode}": functools.partial(captured_frame, mode) for mode in noise.MODES}
 
+
+# ---- so is the network's input ----
+
+
+def same_input(encoding: str, dtype: str, device) -> None:
+    """Bit for bit what numpy makes of the image; images of several sizes one after the other."""
+    spec = InputSpec("image", (13, 21), "rgb", (123.7, 116.3, 103.5), (58.4, 57.1, 57.4), "letterbox")
+    preprocess = Preprocess(device, spec, np.dtype(dtype))
+    rng = np.random.default_rng(0)
+    for height, width in ((13, 20), (13, 20), (40, 50), (7, 300), (5, 6)):
+        step = width * ENCODINGS[encoding].channels * ENCODINGS[encoding].depth + 3
+        data = rng.integers(0, 256, height * step, dtype=np.uint8)
+        image = CameraImage(data, height, width, step, encoding)
+        tensor, geometry = preprocess(image)
+        assert geometry.image_hw == (height, width)
+        expected = preprocess_oracle.preprocess(image, spec, np.dtype(dtype))
+        np.testing.assert_array_equal(device.download(tensor), expected)
+
+
+FRAMES |= {
+    f"{encoding}-{dtype}": functools.partial(same_input, encoding, dtype)
+    for encoding, dtype in itertools.chain(
+        itertools.product(("bgr8", "uyvy", "bayer_rggb8"), ("float32", "float16")),
+        itertools.product(("rgba8", "mono8", "yuyv", "bayer_gbrg16"), ("float32",)),
+    )
+}
+
 # ---- what only the emulated driver shows ----
 
 
@@ -271,6 +336,42 @@ def emulated_what_cannot_be_captured_is_seen(device):
     with device._context:
         ended = driver.cuStreamEndCapture(stream, ctypes.byref(graph))
     assert ended == 901  # CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+
+
+def emulated_preprocessing_waits_for_nothing_and_allocates_nothing(device):
+    driver = ctypes.CDLL("libcuda.so.1")
+    kinds = ("waits", "copies to host", "copies to device", "pageable copies", "allocations", "launches")
+    preprocess = Preprocess(device, InputSpec("image", (8, 8), "rgb", (0, 0, 0), (1, 1, 1), "stretch"))
+    image = CameraImage.from_bgr(np.zeros((16, 16, 3), np.uint8))
+    for _ in range(2):
+        device.download(preprocess(image)[0])  # what a frame does at its end, too
+    before = [driver.emulated_count(kind.encode()) for kind in kinds]
+    preprocess(image)
+    after = [driver.emulated_count(kind.encode()) for kind in kinds]
+    counts = {kind: b - a for kind, a, b in zip(kinds, before, after, strict=True)}
+    assert counts == {**dict.fromkeys(kinds, 0), "copies to device": 1, "launches": 1}
+
+
+def emulated_a_graph_holds_the_preprocessing(device):
+    driver = ctypes.CDLL("libcuda.so.1")
+    spec = InputSpec("image", (5, 7), "rgb", (0, 0, 0), (1, 1, 1), "letterbox")
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    first, *others = map(CameraImage.from_bgr, pixels)
+    preprocess = Preprocess(device, spec)
+    tensor, _ = preprocess(first)
+    stream, graph, executable = ctypes.c_void_p(device.stream.handle), ctypes.c_void_p(), ctypes.c_void_p()
+    with device._context:
+        assert driver.cuStreamBeginCapture_v2(stream, 0) == 0
+        preprocess.start()
+        assert driver.cuStreamEndCapture(stream, ctypes.byref(graph)) == 0
+        assert driver.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong()) == 0
+    for image in others:
+        preprocess.upload(image)
+        with device._context:
+            assert driver.cuGraphLaunch(executable, stream) == 0
+        np.testing.assert_array_equal(device.download(tensor), preprocess_oracle.preprocess(image, spec))
+    with device._context:
+        assert driver.cuGraphExecDestroy(executable) == driver.cuGraphDestroy(graph) == 0
 
 
 def emulated_it_can_be_called_from_another_thread(device):

@@ -35,6 +35,11 @@ extern "C" __global__ void to_float(const __half* in, int items, float* out) {
     if (i < items) out[i] = __half2float(in[i]);
 }
 
+extern "C" __global__ void to_half(const float* in, int items, __half* out) {
+    const int i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < items) out[i] = __float2half_rn(in[i]);
+}
+
 // Would round once instead of twice if the compiler made one instruction of it.
 extern "C" __global__ void multiply_add(const float* a, const float* b, const float* c, int items, float* out) {
     const int i = blockIdx.x * blockDim.x + threadIdx.x;

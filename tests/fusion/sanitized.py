@@ -1,4 +1,4 @@
-"""A program: frames of every family on the CPU device, whose kernels were compiled with a sanitizer.
+"""A program: images and frames of every family on the CPU device, whose kernels were compiled with a sanitizer.
 
 test_sanitizers.py starts it in the environment that a sanitizer wants. Arguments: "guard", what lies between the arrays
 of an allocation is made untouchable, too; "wrong", instead of frames a kernel does what the sanitizer has to see.
@@ -6,6 +6,7 @@ of an allocation is made untouchable, too; "wrong", instead of frames a kernel d
 
 import ctypes
 import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable
@@ -16,7 +17,9 @@ from oracles import noise
 from oracles.families import FAMILIES
 
 from perception_node.device.cpu import CpuDevice
-from perception_node.preprocess import fit
+from perception_node.image import ENCODINGS, CameraImage
+from perception_node.model import InputSpec
+from perception_node.preprocess import Preprocess, fit
 
 TINY = Path(__file__).parents[1] / "device" / "tiny.cu"
 GAP = 256  # arrays within an allocation begin at multiples of it
@@ -76,6 +79,31 @@ def frames(make_device: Callable[[], CpuDevice]) -> None:
         print(name, flush=True)
 
 
+IMAGES = {
+    "bgr8": ((13, 21), (13, 301), (2, 3000), (40, 20)),
+    "mono8": ((1, 1), (1, 500), (500, 1)),
+    "uyvy": ((13, 22), (2, 2), (5, 2100), (1, 1030)),
+    "bayer_gbrg8": ((13, 21), (2, 2), (3, 2101), (50, 3)),
+    "bayer_rggb16": ((13, 1025), (3, 3)),
+}
+"""Encoding -> heights and widths: of one pixel, with a rest beyond the last vector, wider than what a run holds."""
+
+
+def inputs(make_device: Callable[[], CpuDevice]) -> None:
+    for encoding, sizes in IMAGES.items():
+        for (height, width), pixels_per_thread in itertools.product(sizes, (128, 1)):
+            step = width * ENCODINGS[encoding].channels * ENCODINGS[encoding].depth
+            data = np.ones(height * step, np.uint8)
+            device = make_device()
+            device.pixels_per_thread = pixels_per_thread
+            for size_hw in ((13, 21), (1, 1), (3, 260)):
+                for resize in ("stretch", "letterbox"):
+                    spec = InputSpec("image", size_hw, "rgb", (0, 0, 0), (1, 1, 1), resize)
+                    preprocess = Preprocess(device, spec, np.float16 if encoding == "mono8" else np.float32)
+                    preprocess(CameraImage(data, height, width, step, encoding, is_bigendian=True))
+        print(encoding, flush=True)
+
+
 def wrong(device: CpuDevice) -> None:
     """Several blocks write the same sums, and one more than there is room for."""
     out = device.view(device.empty(512, np.uint8), 0, 60, np.int32)
@@ -88,6 +116,7 @@ def main(arguments: list[str]) -> None:
     if "wrong" in arguments:
         wrong(make_device())
     else:
+        inputs(make_device)
         frames(make_device)
 
 

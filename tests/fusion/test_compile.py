@@ -14,16 +14,28 @@ import pytest
 from perception_node.device.cuda import FLAGS, LARGEST_BLOCK, find_nvcc
 from perception_node.fusion.base import KERNELS
 from perception_node.fusion.mask_classification import VARIANTS
+from perception_node.preprocess import KERNEL
 
 ARCHITECTURES = (75, 86, 87, 89, 90, 100, 110, 120)
 """Turing, Ampere, Orin, Ada, Hopper, Blackwell, Thor, Blackwell (RTX)."""
 
 DEFINES = {"mask_classification": [(f"-D{variant.upper()}=1",) for variant in VARIANTS]}
-BUILDS = [
-    (source.stem, (f"-DLOGIT={logit}", "-DTILE=4", *defines))
+FUSION = [
+    (source, (f"-DLOGIT={logit}", "-DTILE=4", *defines))
     for source in sorted(KERNELS.glob("*.cu"))
     for logit, defines in itertools.product(("float", "__half"), DEFINES.get(source.stem, [()]))
 ]
+PREPROCESS = [
+    (KERNEL, (f"-DNUMBER={number}", *defines))
+    for number, defines in (
+        *(("float", ("-DENCODING=PACKED", f"-DCHANNELS={channels}")) for channels in (1, 3, 4)),
+        ("__half", ("-DENCODING=PACKED",)),
+        ("float", ("-DENCODING=YUV422",)),
+        ("float", ("-DENCODING=BAYER",)),
+        ("float", ("-DENCODING=BAYER", "-DDEPTH=2", "-DHIGH=1", "-DRED=3")),
+    )
+]
+BUILDS = FUSION + PREPROCESS
 
 REGISTERS = {"classify": 128, "pick": 104, "group": 176, "contest": 208, "resize_masks": 80}
 """Of those that hold a tile of 16 pixels, or a row of a block: measured 120, 96, 168, 196 and 72 at most."""
@@ -34,7 +46,7 @@ STACK = 384  # bytes of local memory, for arrays whose index is not known when c
 
 @pytest.fixture(scope="module")
 def builds(tmp_path_factory):
-    """(source, defines) -> what nvcc says of it. All at once, or it would take minutes."""
+    """Build -> what nvcc says of it. All at once, or it would take minutes."""
     nvcc = find_nvcc()
     if nvcc is None:
         pytest.skip("no nvcc (PATH, CUDA_HOME, /usr/local/cuda, PyPI's nvidia-cuda-nvcc)")
@@ -43,9 +55,9 @@ def builds(tmp_path_factory):
 
     def compile(build):
         source, defines = build
-        output = folder / f"{source}{'-'.join(defines)}.fatbin"
+        output = folder / f"{source.stem}{'-'.join(defines)}.fatbin"
         options = [*FLAGS.split(), *targets, "-Xptxas=-v", *defines, "-fatbin", "-o", str(output)]
-        return subprocess.run([nvcc, *options, str(KERNELS / f"{source}.cu")], capture_output=True, text=True)
+        return subprocess.run([nvcc, *options, str(source)], capture_output=True, text=True)
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         return dict(zip(BUILDS, pool.map(compile, BUILDS), strict=True))
@@ -68,17 +80,22 @@ def kernels(result):
     return found
 
 
-@pytest.fixture(params=BUILDS, ids=lambda build: "".join([build[0], *build[1]]))
-def built(request, builds):
-    result = builds[request.param]
+@pytest.fixture(params=BUILDS, ids=lambda build: "".join([build[0].stem, *build[1]]))
+def build(request):
+    return request.param
+
+
+@pytest.fixture
+def built(build, builds):
+    result = builds[build]
     assert result.returncode == 0, result.stderr + result.stdout
     return kernels(result)
 
 
-def test_every_architecture_gets_every_kernel(built):
+def test_every_architecture_gets_every_kernel(build, built):
     names = {name for name, _ in built}
     assert set(built) == set(itertools.product(names, ARCHITECTURES))
-    assert {"finish", "total_measures"} <= names
+    assert names == {"preprocess"} if build in PREPROCESS else {"finish", "total_measures"} <= names
 
 
 def test_nothing_is_spilled(built):

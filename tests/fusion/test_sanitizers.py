@@ -8,6 +8,7 @@ import zlib
 from pathlib import Path
 
 import pytest
+import sanitized
 from oracles import noise
 
 from perception_node.device.cpu import HEADER
@@ -60,7 +61,7 @@ def library(sanitizer):
 
 def check(result):
     assert result.returncode == 0, result.stderr[-6000:] + result.stdout
-    assert result.stdout.split() == list(noise.MODES)
+    assert result.stdout.split() == [*sanitized.IMAGES, *noise.MODES]
     assert "runtime error" not in result.stderr
     assert "WARNING: ThreadSanitizer" not in result.stderr, result.stderr[:6000]
 

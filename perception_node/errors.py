@@ -13,6 +13,10 @@ class SourceError(UserError):
     """Footage that cannot be read."""
 
 
+class DeviceError(UserError):
+    """A device has failed: what was made on it is of no use any more. Drop all of that, then open the device anew."""
+
+
 class BadImage(UserError):
     """An image message that cannot be used; `field` says which of its fields is wrong."""
 

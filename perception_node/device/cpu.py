@@ -13,6 +13,8 @@ import platform
 import re
 import shlex
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +67,22 @@ class CpuDevice:
     def address(self, array: np.ndarray) -> int:
         return array.ctypes.data
 
-    def download(self, array: np.ndarray) -> np.ndarray:
+    def read(self, array: np.ndarray) -> np.ndarray:
         return array.copy()
+
+    def wait(self) -> None:
+        pass
+
+    download = read
+
+    def mark(self) -> float:
+        return time.perf_counter()
+
+    def milliseconds(self, start: float, end: float) -> float:
+        return (end - start) * 1e3
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        return work
 
     def kernels(self, source: Path, **defines: str | int) -> "CpuKernels":
         return CpuKernels(_load(source, tuple(sorted(defines.items()))), self._threads)

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from perception_node.device import check_fits
-from perception_node.errors import UserError
+from perception_node.device.graph import Graph, Mark
+from perception_node.errors import DeviceError, UserError
 
 BLOCK = 128
 """Threads of a block: as many blocks as fit share a multiprocessor, also of kernels that take many registers."""
@@ -73,14 +74,15 @@ class CudaDevice:
         array = self.empty(host.shape, host.dtype) if into is None else into
         if not array.nbytes:
             return array
+        # What is copied by now can be used again.
+        self._uploads = [upload for upload in self._uploads if not self._is_done(upload[0])]
         staging = self._host(array.nbytes)
         staging[:] = np.ascontiguousarray(host).reshape(-1).view(np.uint8)
         copied = self._context.take(self._driver.Event, self._driver.event_flags.DISABLE_TIMING)
         with self._context:
             self._driver.memcpy_htod_async(array.pointer, staging, self.stream)
             copied.block.record(self.stream)
-            # The copy reads it later. What is copied by now can be used again.
-            self._uploads = [upload for upload in self._uploads if not upload[0].block.query()] + [(copied, staging)]
+        self._uploads.append((copied, staging))  # the copy reads it later
         return array
 
     def zero(self, array: "CudaArray") -> None:
@@ -91,15 +93,35 @@ class CudaDevice:
     def address(self, array: "CudaArray") -> int:
         return array.pointer
 
-    def download(self, array: "CudaArray") -> np.ndarray:
+    def read(self, array: "CudaArray") -> np.ndarray:
         host = self._host(max(1, array.nbytes))[: array.nbytes]
         with self._context:
             if array.nbytes:
                 self._driver.memcpy_dtoh_async(host, array.pointer, self.stream)
             self._context.done.record(self.stream)
-            self._context.done.synchronize()
-        self._uploads.clear()
         return host.view(array.dtype).reshape(array.shape)
+
+    def wait(self) -> None:
+        with self._context:
+            self._context.done.synchronize()
+
+    def download(self, array: "CudaArray") -> np.ndarray:
+        host = self.read(array)
+        self.wait()
+        return host
+
+    def mark(self) -> "_Lent":
+        mark = self._context.take(Mark)
+        with self._context:
+            mark.block.record(self.stream.handle)
+        return mark
+
+    def milliseconds(self, start: "_Lent", end: "_Lent") -> float:
+        with self._context:
+            return start.block.milliseconds_to(end.block)
+
+    def record(self, work: Callable[[], None]) -> Graph:
+        return Graph(self._context, self.stream.handle, work)
 
     def kernels(self, source: Path, **defines: str | int) -> "CudaKernels":
         cubin = _cubin(source, tuple(sorted(defines.items())), self.architecture)
@@ -107,6 +129,10 @@ class CudaDevice:
             with self._context:
                 self._context.modules[cubin] = self._driver.module_from_buffer(cubin)
         return CudaKernels(self._context, cubin)
+
+    def _is_done(self, event: "_Lent") -> bool:
+        with self._context:
+            return event.block.query()
 
     def _host(self, nbytes: int) -> np.ndarray:
         """Page-locked memory, uint8: what the GPU can copy from and to by itself. Free when the last view of it is."""
@@ -209,8 +235,10 @@ class _Context:
     def __enter__(self) -> None:
         self._context.push()
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
         self._context.pop()
+        if isinstance(error, self._driver.Error):
+            raise DeviceError(f"device 'cuda': {error}") from error
 
     def __del__(self) -> None:
         self._context.push()

@@ -20,7 +20,7 @@ from oracles import noise
 from oracles import preprocess as preprocess_oracle
 from oracles.families import FAMILIES
 
-from perception_node.device import open_device
+from perception_node.device import NotRecordable, open_device
 from perception_node.image import ENCODINGS, CameraImage
 from perception_node.model import InputSpec
 from perception_node.preprocess import Preprocess, fit
@@ -180,6 +180,27 @@ def check_products_are_rounded_before_they_are_added(device):
     np.testing.assert_array_equal(device.download(out), a * b + c)
 
 
+def check_marks_measure_time(device):
+    array = device.upload(np.array([1], np.float32))
+    kernels = device.kernels(TINY)
+    kernels.each("multiply", 1, array, 1)
+    marks = []
+
+    def work():
+        marks[:] = [device.mark()]
+        kernels.each("multiply", 1, array, 1)
+        marks.append(device.mark())
+
+    for run in (work, device.record(work)):
+        run()
+        values = device.read(array)
+        end = device.mark()
+        device.wait()
+        device.download(array)  # the last mark is behind it
+        assert 0 <= device.milliseconds(*marks) <= device.milliseconds(marks[0], end)
+    np.testing.assert_array_equal(values, [8])
+
+
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}
 
 # ---- a family's frame is the same on every device ----
@@ -208,32 +229,22 @@ FRAMES = {
     for mode, layout, dtype in itertools.product(noise.MODES, LAYOUTS, ("float32", "float16"))
 }
 
-# ---- CUDA graphs ----
+# ---- recorded work ----
 
 
-def captured_frame(mode: str, device) -> None:
-    """The work of a frame, captured with other outputs in the same place, fuses those that are there when it runs."""
+def recorded_frame(mode: str, device) -> None:
+    """The work of a frame, recorded with other outputs in the same place, fuses those that are there when it runs."""
     chosen, geometry = noise.MODES[mode], fit((48, 84), (48, 84), "stretch")
     fusion = FAMILIES[chosen.family].fusion(device, chosen.taxonomy, 4, **chosen.options)
     noisy = chosen.outputs(np.random.default_rng(0), (12, 21), geometry, 4)
     outputs = {name: device.upload(np.zeros_like(array)) for name, array in noisy.items()}
     fusion(outputs, geometry)
 
-    driver, stream = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p(device.stream.handle)
-    graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-    with device._context:
-        assert driver.cuStreamBeginCapture_v2(stream, 0) == 0
-    fusion.start(outputs, geometry)
-    with device._context:
-        assert driver.cuStreamEndCapture(stream, ctypes.byref(graph)) == 0
-        assert driver.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong(0)) == 0
+    again = device.record(lambda: fusion.start(outputs, geometry))
     for name, array in noisy.items():
         device.upload(array, into=outputs[name])
-    with device._context:
-        assert driver.cuGraphLaunch(executable, stream) == 0
+    again()
     frame = fusion.frame()
-    with device._context:
-        driver.cuGraphExecDestroy(executable), driver.cuGraphDestroy(graph)
     cpu = open_device("cpu", 1)
     expected = FAMILIES[chosen.family].fusion(cpu, chosen.taxonomy, 4, **chosen.options)(noisy, geometry)
     np.testing.assert_array_equal(frame.class_map, expected.class_map)
@@ -241,7 +252,7 @@ def captured_frame(mode: str, device) -> None:
     assert frame.segments == expected.segments
 
 
-CAPTURED = {f"captured-{mode}": functools.partial(captured_frame, mode) for mode in noise.MODES}
+RECORDED = {f"recorded-{mode}": functools.partial(recorded_frame, mode) for mode in noise.MODES}
 
 
 # ---- so is the network's input ----
@@ -325,17 +336,19 @@ def emulated_a_frame_waits_and_copies_once_and_allocates_nothing(device):
         assert launches > 3
 
 
-def emulated_what_cannot_be_captured_is_seen(device):
-    array, graph, driver = device.upload(np.zeros(3)), ctypes.c_void_p(), ctypes.CDLL("libcuda.so.1")
+def emulated_what_cannot_be_recorded_is_said_and_the_device_goes_on(device):
+    array = device.upload(np.arange(3))
     device.download(array)
-    stream = ctypes.c_void_p(device.stream.handle)
-    with device._context:
-        driver.cuStreamBeginCapture_v2(stream, 0)
-    with pytest.raises(device._driver.Error, match="900"):  # CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
-        device.download(array)  # waits
-    with device._context:
-        ended = driver.cuStreamEndCapture(stream, ctypes.byref(graph))
-    assert ended == 901  # CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
+
+    def works_for_a_while():
+        device.zero(array)
+        raise ValueError("no more")
+
+    with pytest.raises(NotRecordable, match="CUDA error 900"):  # CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+        device.record(lambda: device.download(array))  # waits
+    with pytest.raises(NotRecordable, match="no more"):
+        device.record(works_for_a_while)
+    np.testing.assert_array_equal(device.download(array), range(3))
 
 
 def emulated_preprocessing_waits_for_nothing_and_allocates_nothing(device):
@@ -352,26 +365,17 @@ def emulated_preprocessing_waits_for_nothing_and_allocates_nothing(device):
     assert counts == {**dict.fromkeys(kinds, 0), "copies to device": 1, "launches": 1}
 
 
-def emulated_a_graph_holds_the_preprocessing(device):
-    driver = ctypes.CDLL("libcuda.so.1")
+def emulated_recorded_preprocessing_takes_the_new_image(device):
     spec = InputSpec("image", (5, 7), "rgb", (0, 0, 0), (1, 1, 1), "letterbox")
     pixels = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     first, *others = map(CameraImage.from_bgr, pixels)
     preprocess = Preprocess(device, spec)
     tensor, _ = preprocess(first)
-    stream, graph, executable = ctypes.c_void_p(device.stream.handle), ctypes.c_void_p(), ctypes.c_void_p()
-    with device._context:
-        assert driver.cuStreamBeginCapture_v2(stream, 0) == 0
-        preprocess.start()
-        assert driver.cuStreamEndCapture(stream, ctypes.byref(graph)) == 0
-        assert driver.cuGraphInstantiateWithFlags(ctypes.byref(executable), graph, ctypes.c_ulonglong()) == 0
+    again = device.record(preprocess.start)
     for image in others:
         preprocess.upload(image)
-        with device._context:
-            assert driver.cuGraphLaunch(executable, stream) == 0
+        again()
         np.testing.assert_array_equal(device.download(tensor), preprocess_oracle.preprocess(image, spec))
-    with device._context:
-        assert driver.cuGraphExecDestroy(executable) == driver.cuGraphDestroy(graph) == 0
 
 
 def emulated_it_can_be_called_from_another_thread(device):
@@ -408,7 +412,7 @@ EMULATED = {
 def main(part: int, parts: int) -> None:
     ctypes.CDLL("libcuda.so.1").emulated_count  # noqa: B018, raises on a real driver: this is not for a GPU
     device = open_device("cuda")
-    for name, check in itertools.islice({**CHECKS, **FRAMES, **CAPTURED, **EMULATED}.items(), part, None, parts):
+    for name, check in itertools.islice({**CHECKS, **FRAMES, **RECORDED, **EMULATED}.items(), part, None, parts):
         failure = None
         try:
             with contextlib.redirect_stdout(sys.stderr):

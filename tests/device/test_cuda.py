@@ -9,7 +9,7 @@ from pathlib import Path
 import emulated_driver
 import numpy as np
 import pytest
-from device_checks import CAPTURED, CHECKS, EMULATED, FRAMES, TINY
+from device_checks import CHECKS, EMULATED, FRAMES, RECORDED, TINY
 
 from perception_node.device import cuda, open_device
 from perception_node.errors import UserError
@@ -48,7 +48,7 @@ def results(emulated):
     return run_checks(emulated)
 
 
-@pytest.mark.parametrize("name", [*CHECKS, *FRAMES, *CAPTURED, *EMULATED])
+@pytest.mark.parametrize("name", [*CHECKS, *FRAMES, *RECORDED, *EMULATED])
 def test_on_the_emulated_driver(name, results):
     passed, errors = results
     failure = passed.get(name, f"did not run: {errors}")
@@ -101,6 +101,32 @@ def test_what_was_downloaded_outlives_the_device(emulated):
         "array = d.upload(np.arange(9)); host = d.download(array); del d; print(host.sum())"
     )
     assert start(emulated, "-c", program).communicate() == ("36\n", "")
+
+
+def test_after_a_failure_a_new_device_works(emulated):
+    program = f"""
+import gc
+from pathlib import Path
+from perception_node.device import open_device
+from perception_node.errors import DeviceError
+device = open_device("cuda")
+array = device.empty(1, "int32")
+device.kernels(Path({str(TINY)!r})).each("visit", 99, array, 99)  # beyond the array
+for _ in range(2):
+    try:
+        device.download(array)
+    except DeviceError as error:
+        print(error)
+del device, array
+gc.collect()
+import numpy as np
+print(open_device("cuda").upload(np.arange(9)).nbytes)
+"""
+    said, _ = start(emulated, "-c", program).communicate()
+    first, second, size = said.splitlines()
+    assert first.startswith("device 'cuda': ")
+    assert second.startswith("device 'cuda': ")
+    assert size == "72"
 
 
 # ---- without any driver ----
@@ -216,9 +242,9 @@ def test_a_gpu_makes_the_same_frame_as_the_cpu(name, gpu):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", CAPTURED)
-def test_a_gpu_replays_a_captured_frame(name, gpu):
-    CAPTURED[name](gpu)
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_gpu_replays_a_recorded_frame(name, gpu):
+    RECORDED[name](gpu)
 
 
 @pytest.mark.gpu

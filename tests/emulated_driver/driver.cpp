@@ -273,7 +273,9 @@ EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
 }
 EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice) {
     if (!retained) return CUDA_ERROR_INVALID_CONTEXT;
-    if (!--retained && emulated_count("live")) complain(CUDA_SUCCESS, "the context went before what was made in it");
+    if (--retained) return CUDA_SUCCESS;
+    if (emulated_count("live")) complain(CUDA_SUCCESS, "the context went before what was made in it");
+    failure = CUDA_SUCCESS;  // the next context is a fresh one
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuCtxPushCurrent(CUcontext context) {
@@ -409,16 +411,19 @@ EXPORT CUresult cuEventDestroy(CUevent event) {
     if (!event->pending) delete event;  // otherwise when it is done
     return CUDA_SUCCESS;
 }
-EXPORT CUresult cuEventRecord(CUevent event, CUstream stream) {
+EXPORT CUresult cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned flags) {
     CHECK(current());
-    event->recorded_in = stream_of(stream);
-    event->pending++;
+    stream = stream_of(stream);
+    if (stream->capturing && flags != CU_EVENT_RECORD_EXTERNAL)
+        return capture_failed = true, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;  // only the graph would see it
+    if (!stream->capturing) event->recorded_in = stream, event->pending++;
     const auto run = [=] {
         if (!--event->pending && event->destroyed) delete event;
         return CUDA_SUCCESS;
     };
     return queue(stream, run, event);
 }
+EXPORT CUresult cuEventRecord(CUevent event, CUstream stream) { return cuEventRecordWithFlags(event, stream, 0); }
 EXPORT CUresult cuEventQuery(CUevent event) {  // does not run anything: who only asks, asks for ever
     CHECK(current_and_not_capturing());
     return event->pending ? CUDA_ERROR_NOT_READY : CUDA_SUCCESS;
@@ -428,9 +433,18 @@ EXPORT CUresult cuEventSynchronize(CUevent event) {
     counts["waits"]++;
     return event->pending ? drain(event->recorded_in, event) : CUDA_SUCCESS;
 }
-EXPORT CUresult cuEventElapsedTime(float* milliseconds, CUevent, CUevent) {
+EXPORT CUresult cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
+    CHECK(current_and_not_capturing());
+    if (!start->recorded_in || !end->recorded_in) return CUDA_ERROR_INVALID_HANDLE;
+    if (start->pending || end->pending) return CUDA_ERROR_NOT_READY;
     return *milliseconds = 0, CUDA_SUCCESS;  // nothing here is a measure of a GPU
 }
+#ifdef cuEventElapsedTime  // a later version's name stands for it; both are there
+#undef cuEventElapsedTime
+EXPORT CUresult cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end) {
+    return cuEventElapsedTime_v2(milliseconds, start, end);
+}
+#endif
 
 EXPORT CUresult cuLaunchHostFunc(CUstream stream, CUhostFn function, void* data) {
     CHECK(current());
@@ -460,7 +474,10 @@ EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* executable, CUgraph gra
 }
 EXPORT CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream) {
     CHECK(current());
-    for (const Task& task : executable->tasks) queue(stream, task.run, task.event);
+    for (const Task& task : executable->tasks) {
+        if (task.event) task.event->recorded_in = stream_of(stream), task.event->pending++;
+        queue(stream, task.run, task.event);
+    }
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuGraphExecDestroy(CUgraphExec executable) { return delete executable, CUDA_SUCCESS; }

@@ -39,6 +39,7 @@ def main() -> None:
     perception segment images/ --out out/images --truth labels/
     perception replay recording/ --out out/replayed
     perception fuse outputs.npz --family center_offset --taxonomy cityscapes --size 1024x2048 --out frame.npz
+    perception build engines/mine --precision fp16
 
     The ROS 2 node is a command of its own: perception_node.
     """
@@ -179,6 +180,80 @@ def fuse(
     click.echo(f"{family} {size}: {summary['segments']} segments, {summary['instances']} instances -> {out}")
     times = "  ".join(f"{name} {summary[f'{name}_ms']:.2f} ms" for name in ("median", "min", "max"))
     click.echo(f"  {runs} runs on {device}: {times}")
+
+
+@main.command()
+@click.argument("model")
+@click.option(
+    "--precision", default="fp32", show_default=True, help="fp32, fp16 (mixed), or int8 (needs a calibration)."
+)
+@click.option(
+    "--target", "targets", multiple=True, metavar="sm_87", help="GPU architecture; repeatable. Default: the GPU here."
+)
+@click.option("--runtime", default="auto", show_default=True, help="Library: tensorrt, tensorrt_rtx, or auto.")
+@click.option(
+    "--workspace", type=click.FloatRange(0, min_open=True), metavar="GIB", help="Most memory a layer may use."
+)
+@click.option(
+    "--timing-cache",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File of kernel timings, read and added to: the next build on this GPU is faster.",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder with an int8 calibration's result. Default: int8/ in the model's folder.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the plans. Default: plans/ in the model's.",
+)
+@click.option("--force", is_flag=True, help="Build although the plan is there.")
+@click.option("--json", "as_json", is_flag=True, help="Print the plans' sidecars as JSON, and nothing else, to stdout.")
+def build(
+    model: str,
+    precision: str,
+    targets: tuple[str, ...],
+    runtime: str,
+    workspace: float | None,
+    timing_cache: Path | None,
+    calibration: Path | None,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Build TensorRT plans of MODEL, a model folder or the name of one that comes with the package.
+
+    \b
+    perception build engines/mine --precision fp16                   for the GPU here
+    perception build engines/mine --target sm_86 --target sm_120     with tensorrt_rtx, on any machine
+
+    A plan is for one network, precision, GPU and version of the library; it lies in the model's folder, plans/, with a
+    sidecar (JSON) that says which. One that is there already is left alone. Nothing is written before a build is
+    complete: Ctrl-C is safe.
+    """
+    from perception_node.engine.build import build as run
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    try:
+        plans = run(
+            load_model(model), precision, targets, runtime, workspace, timing_cache, calibration, out, force, say
+        )
+    except KeyboardInterrupt:
+        say("stopped; no file was changed")
+        sys.exit(130)
+    if as_json:
+        click.echo(json.dumps([{"path": str(p.path), "new": p.new, **p.sidecar.as_dict()} for p in plans]))
+        return
+    for plan in plans:
+        seconds = f"built in {plan.sidecar.build_seconds:.1f} s" if plan.new else "was there already, and is in order"
+        click.echo(f"{plan.path}: {seconds}, {plan.sidecar.plan_bytes / 2**20:.1f} MiB")
+        differences = plan.sidecar.differences.items()
+        shown = ", ".join(f"{name} {'-' if value is None else format(value, '.2g')}" for name, value in differences)
+        click.echo(f"  its network on a random image, largest difference to the model's: {shown}")
 
 
 def _report(summary: dict[str, Any], out: Path, as_json: bool) -> None:

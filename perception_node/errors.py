@@ -9,6 +9,10 @@ class ModelError(UserError):
     """A model folder that cannot be used."""
 
 
+class PlanError(UserError):
+    """A TensorRT plan that is not to be loaded."""
+
+
 class SourceError(UserError):
     """Footage that cannot be read."""
 

@@ -1,5 +1,6 @@
-"""Where the files lie that come with the package but are not Python: engines/ and launch/."""
+"""Where files lie: what comes with the package but is not Python (engines/, launch/), and what can be made again."""
 
+import os
 from pathlib import Path
 
 from perception_node.errors import UserError
@@ -17,3 +18,8 @@ def shipped(folder: str) -> Path:
             if (root / "package.xml").is_file() and (root / folder).is_dir():
                 return root / folder
     raise UserError(f"{folder}/: not found beside {Path(__file__).parent}; install the package again")
+
+
+def cache_folder() -> Path:
+    """Of this user, for what can be made again: $XDG_CACHE_HOME/perception_node, or ~/.cache/perception_node."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perception_node"

@@ -22,6 +22,7 @@ import numpy as np
 
 from perception_node.device import check_fits
 from perception_node.errors import UserError
+from perception_node.paths import cache_folder
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 BLOCK = 64
@@ -129,7 +130,7 @@ def _load(source: Path, defines: tuple[tuple[str, str | int], ...]) -> ctypes.CD
     flags = FLAGS.split() + [f"-D{name}={value}" for name, value in defines]
     texts = [path.read_text() for path in (HEADER, *sorted(source.parent.glob("*.cuh")), source)]
     key = hashlib.sha256("\0".join([*flags, *texts, _version(compiler[0]), _processor()]).encode()).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perception_node"
+    cache = cache_folder()
     library = cache / f"{source.stem}-{key[:20]}.so"
     if not library.exists():
 

@@ -20,6 +20,7 @@ import numpy as np
 from perception_node.device import check_fits
 from perception_node.device.graph import Graph, Mark
 from perception_node.errors import DeviceError, UserError
+from perception_node.paths import cache_folder
 
 BLOCK = 128
 """Threads of a block: as many blocks as fit share a multiprocessor, also of kernels that take many registers."""
@@ -285,6 +286,16 @@ class _Lent:
         del self.block
 
 
+def present_gpu() -> tuple[str, str]:
+    """Architecture, e.g. "sm_87", and name of the GPU that this device computes on.
+
+    Raises:
+        UserError: there is none, or PyCUDA is missing.
+    """
+    device = _driver().Device(0)
+    return "sm_{}{}".format(*device.compute_capability()), device.name()
+
+
 def _driver() -> Any:
     """The module pycuda.driver, initialised."""
     try:
@@ -311,7 +322,7 @@ def _cubin(source: Path, defines: tuple[tuple[str, str | int], ...], architectur
     headers = sorted(source.parent.glob("*.cuh"))
     flags = [*FLAGS.split(), f"-arch={architecture}", *(f"-D{name}={value}" for name, value in defines)]
     key = _hash(*flags, *(path.read_text() for path in (*headers, source)))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "perception_node"
+    cache = cache_folder()
     stem = f"{source.stem}-{architecture}-{key}"
     nvcc = find_nvcc()
     if nvcc is None:

@@ -1,0 +1,256 @@
+"""The ONNX that a plan is built from: the model's network, fixed in size, simplified, in the precision that is wanted.
+
+Every step is checked by running the result with ONNX Runtime beside the model's own network.
+"""
+
+import hashlib
+import json
+import math
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from perception_node.engine import check_tensors
+from perception_node.engine.onnxruntime import OnnxRuntimeEngine
+from perception_node.errors import ModelError, UserError, one_line
+from perception_node.model import Model
+
+if TYPE_CHECKING:
+    import onnx
+
+PRECISIONS = ("fp32", "fp16", "int8")
+SAME = 1e-4
+"""Largest difference of the simplified network's outputs, relative to their largest value, that is rounding."""
+FP16_RANGE = 2.0**14
+"""Operators whose tensors exceed this on a random image stay in fp32: float16 ends at 65504, and images differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """An ONNX graph to build from.
+
+    Attributes:
+        onnx: the graph, with its weights.
+        content: the same as bytes.
+        differences: output -> largest absolute difference to the model's network on a random image; None where their
+            shapes differ, as those of data-dependent outputs can.
+    """
+
+    onnx: "onnx.ModelProto"
+    content: bytes
+    differences: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What calibration made of a model's network: the same with Q/DQ nodes, in a folder with calibration.json.
+
+    Attributes:
+        onnx_path: the quantized network.
+        sha256: its hash, verified.
+    """
+
+    onnx_path: Path
+    sha256: str
+
+
+def read_calibration(model: Model, folder: Path | None = None) -> Calibration:
+    """Reads a calibration of this model; by default the folder int8/ in the model's.
+
+    calibration.json there has: onnx, the file's name; sha256, its hash; model_sha256, the model's. More is for people.
+
+    Raises:
+        ModelError: there is none, it is another network's, or the file is not the one it means.
+    """
+    path = (folder or model.folder / "int8") / "calibration.json"
+    make = "make one with the INT8 calibration (calibration/int8), or take --precision fp16"
+    try:
+        entries = json.loads(path.read_bytes())
+        onnx_path, sha256, source = path.parent / entries["onnx"], entries["sha256"], entries["model_sha256"]
+        actual = hashlib.sha256(onnx_path.read_bytes()).hexdigest()
+    except FileNotFoundError as error:
+        raise ModelError(f"--calibration: there is no {error.filename}; {make}") from error
+    except (KeyError, TypeError, ValueError) as error:
+        keys = "onnx, sha256, model_sha256"
+        raise ModelError(f"{path}: not a calibration's ({one_line(error)}); it has {keys}; {make}") from error
+    if source != model.sha256:
+        was = f"was made from a network with {str(source)[:12]}…, but {model.onnx_path.name} has {model.sha256[:12]}…"
+        raise ModelError(f"{path}: model_sha256: {was}; {make}")
+    if actual != sha256:
+        raise ModelError(f"{path}: sha256: is {str(sha256)[:12]}…, but {onnx_path.name} has {actual[:12]}…; {make}")
+    return Calibration(onnx_path, actual)
+
+
+def load_network(path: Path) -> "onnx.ModelProto":
+    """Raises ModelError: it is no ONNX, or has weights in other files, which the manifest's hash does not cover."""
+    onnx = _onnx()
+    try:
+        graph = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError, which has no stable place
+        raise ModelError(f"{path}: not an ONNX file: {one_line(error)}; export the network anew") from error
+    for tensor in graph.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            remedy = "export the network with its weights in it"
+            raise ModelError(f"{path}: weights {tensor.name!r} lie in another file, which no hash covers; {remedy}")
+    return graph
+
+
+def prepare(
+    model: Model, precision: str = "fp32", calibration: Calibration | None = None, say: Callable[[str], None] = print
+) -> Network:
+    """The ONNX to build a plan of the model from; its inputs and outputs keep their types.
+
+    Args:
+        model: whose network to take.
+        precision: one of PRECISIONS.
+        calibration: whose network to take instead, for int8.
+        say: is told what did not go as planned.
+
+    Raises:
+        ModelError: the network cannot be run, or its tensors are not those of the manifest.
+    """
+    reference = OnnxRuntimeEngine(model.onnx_path)
+    check_tensors(model, reference)
+    image = _random_image(model)
+    wanted = reference.infer(image)
+
+    path = calibration.onnx_path if calibration else model.onnx_path
+    graph = load_network(path)
+    _specialise(graph, model, path)
+    if calibration is None:  # the optimiser would move Q and DQ nodes from where the calibration wants them
+        simple = _simplify(graph)
+        different = {name: d for name, d in _compare(simple, image, wanted).items() if not _is_same(d, wanted[name])}
+        if different:
+            say(f"{model.onnx_path}: simplified, it differs by {different}; it is built as it is")
+        else:
+            graph = simple
+    if precision == "fp16":
+        graph = _to_fp16(graph, image)
+    differences = _compare(graph, image, wanted)
+    for name, difference in differences.items():
+        if difference is not None and not math.isfinite(difference):
+            remedy = "take --precision fp32" if precision != "fp32" else "export the network anew"
+            raise ModelError(f"{model.onnx_path}: output {name!r} differs by {difference} in {precision}; {remedy}")
+    return Network(graph, graph.SerializeToString(), differences)
+
+
+def _random_image(model: Model) -> np.ndarray:
+    """Noise of 0..255 in every pixel, float32 (1, 3, H, W), normalised as the manifest says."""
+    pixels = np.random.default_rng(0).uniform(0, 255, (1, *model.input.size_hw, 3))
+    normal = (pixels - model.input.mean) / model.input.std
+    return np.ascontiguousarray(normal.transpose(0, 3, 1, 2), np.float32)
+
+
+def _specialise(graph: "onnx.ModelProto", model: Model, path: Path) -> None:
+    """Fixes the sizes that the input leaves open, drops outputs the manifest does not use, gives every node a name."""
+    inputs = [
+        tensor for tensor in graph.graph.input if tensor.name == model.input.tensor
+    ]  # older files list weights too
+    used = set(model.tensors.values())
+    outputs = [tensor for tensor in graph.graph.output if tensor.name in used]
+    if not inputs or len(outputs) != len(used):
+        needed = ", ".join((model.input.tensor, *sorted(used)))
+        raise ModelError(f"{path}: has not all the tensors that {model.name} needs: {needed}; calibrate it anew")
+    for dimension, size in zip(inputs[0].type.tensor_type.shape.dim, (1, 3, *model.input.size_hw), strict=True):
+        dimension.dim_value = size
+    for tensors, kept in ((graph.graph.input, inputs), (graph.graph.output, outputs)):
+        del tensors[:]
+        tensors.extend(kept)
+    del graph.graph.value_info[:]  # of the open sizes
+    for index, node in enumerate(graph.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+
+
+def _simplify(graph: "onnx.ModelProto") -> "onnx.ModelProto":
+    """Folds constants, drops what does nothing and what no output needs: ONNX Runtime's basic optimisations.
+
+    They keep to ONNX's own operators; TensorRT's parser then meets no arithmetic with shapes.
+    """
+    import onnxruntime
+
+    with tempfile.TemporaryDirectory() as folder:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        options.optimized_model_filepath = f"{folder}/simple.onnx"
+        options.log_severity_level = 3
+        onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        simple = _onnx().load(options.optimized_model_filepath)
+    domains = {node.domain for node in simple.graph.node}
+    used = [opset for opset in simple.opset_import if opset.domain in domains | {""}]
+    del simple.opset_import[:]
+    simple.opset_import.extend(used)
+    return simple
+
+
+def _to_fp16(graph: "onnx.ModelProto", image: np.ndarray) -> "onnx.ModelProto":
+    """In float16, but for inputs, outputs, operators that need more, and those whose values would not fit."""
+    _onnx()
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    peaks = _peaks(graph, image)
+    large = {name for name, peak in peaks.items() if not peak <= FP16_RANGE}
+    keep = [node.name for node in graph.graph.node if large.intersection((*node.input, *node.output))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # for each weight that is next to nothing
+        return convert_float_to_float16(graph, keep_io_types=True, node_block_list=keep)
+
+
+def _peaks(graph: "onnx.ModelProto", image: np.ndarray) -> dict[str, float]:
+    """Tensor -> its largest absolute value on the image, for every float32 tensor of the graph and its weights."""
+    onnx = _onnx()
+    helper, numpy_helper, FLOAT = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
+    weights = [tensor for tensor in graph.graph.initializer if tensor.data_type == FLOAT]
+    peaks = {tensor.name: float(np.abs(numpy_helper.to_array(tensor)).max(initial=0)) for tensor in weights}
+
+    measured = onnx.shape_inference.infer_shapes(graph)
+    made = {name for node in graph.graph.node for name in node.output}
+    values = [*measured.graph.value_info, *measured.graph.output]
+    names = [v.name for v in values if v.name in made and v.type.tensor_type.elem_type == FLOAT]
+    del measured.graph.output[:]
+    for name in names:
+        measured.graph.node.append(helper.make_node("Abs", [name], [f"{name}/abs"]))
+        measured.graph.node.append(helper.make_node("ReduceMax", [f"{name}/abs"], [f"{name}/peak"], keepdims=0))
+        measured.graph.output.append(helper.make_tensor_value_info(f"{name}/peak", FLOAT, []))
+    return peaks | {name.removesuffix("/peak"): float(peak) for name, peak in _run(measured, image).items()}
+
+
+def _compare(graph: "onnx.ModelProto", image: np.ndarray, wanted: Mapping[str, np.ndarray]) -> dict[str, float | None]:
+    """Output -> largest absolute difference to `wanted`, None if they have not the same shape."""
+    differences: dict[str, float | None] = {}
+    for name, array in _run(graph, image).items():
+        if array.shape != wanted[name].shape:
+            differences[name] = None
+        else:
+            both_nan = np.isnan(array) & np.isnan(wanted[name])
+            difference = np.abs(array.astype(np.float64) - wanted[name].astype(np.float64))
+            differences[name] = float(np.where(both_nan, 0, difference).max(initial=0))
+    return differences
+
+
+def _is_same(difference: float | None, wanted: np.ndarray) -> bool:
+    return difference is not None and difference <= SAME * max(1.0, float(np.abs(wanted).max(initial=0)))
+
+
+def _run(graph: "onnx.ModelProto", image: np.ndarray) -> dict[str, np.ndarray]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: image}), strict=True))
+
+
+def _onnx() -> Any:
+    try:
+        import onnx
+        import onnx.shape_inference
+    except ImportError as error:
+        remedy = "pip install 'perception_node[engines]'"
+        raise UserError(f"building engines needs onnx ({one_line(error)}); {remedy}") from error
+    return onnx

@@ -6,6 +6,7 @@ from setuptools import find_packages, setup
 
 NAME = "perception_node"
 SHARE = f"share/{NAME}"
+OPENVINO = "openvino>=2024.4,<2027"
 
 
 def data_files() -> list[tuple[str, list[str]]]:
@@ -53,7 +54,9 @@ setup(
     ],
     extras_require={
         "demo": ["av>=12"],
-        "test": ["pytest>=8", "hypothesis>=6", "mcap>=1.2", "onnx>=1.16", "pillow>=10", "ruff>=0.6"],
+        "inspect": ["onnx>=1.16"],
+        "openvino": [OPENVINO],
+        "test": ["pytest>=8", "hypothesis>=6", "mcap>=1.2", "onnx>=1.16", "pillow>=10", "ruff>=0.6", OPENVINO],
         "train": [
             "torch>=2.6,<=2.13",
             "onnx>=1.16",

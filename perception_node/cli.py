@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from perception_node.device import open_device
-from perception_node.engine import DEVICES
+from perception_node.engine import DEVICES, ENGINE_NAMES
 from perception_node.errors import UserError
 from perception_node.fusion import FAMILIES
 from perception_node.model import DEFAULT_MODEL, load_model
@@ -45,26 +45,18 @@ def main() -> None:
     """
 
 
-def _common(command):
-    """Options that every verb has."""
-    for option in reversed(
-        [
-            click.option(
-                "--model",
-                default=DEFAULT_MODEL,
-                show_default=True,
-                help="Model folder (with model.yaml), or the name of one that comes with the package.",
-            ),
-            click.option("--device", default="cpu", show_default=True, help=f"What computes: {', '.join(DEVICES)}."),
-            click.option(
-                "--threads", default=0, show_default=True, help="CPU threads of the network; 0 takes all cores."
-            ),
-            click.option("--topic", help="Image topic of a bag that has several."),
-            click.option(
-                "--json", "as_json", is_flag=True, help="Print the summary as JSON, and nothing else, to stdout."
-            ),
-        ]
-    ):
+MODEL_HELP = "Model folder (with model.yaml), or the name of one that comes with the package."
+_DEVICE = click.option("--device", default="cpu", show_default=True, help=f"What computes: {', '.join(DEVICES)}.")
+_ENGINE = click.option("--engine", default="auto", show_default=True, help=f"Runs it: {', '.join(ENGINE_NAMES)}.")
+_THREADS = click.option("--threads", default=0, show_default=True, help="CPU threads; 0 takes all cores.")
+_TOPIC = click.option("--topic", help="Image topic of a bag that has several.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else, to stdout.")
+
+
+def _footage(command):
+    """Options of the verbs that run a pipeline over footage."""
+    model = click.option("--model", default=DEFAULT_MODEL, show_default=True, help=MODEL_HELP)
+    for option in (_JSON, _TOPIC, _THREADS, _ENGINE, _DEVICE, model):
         command = option(command)
     return command
 
@@ -77,9 +69,17 @@ def _common(command):
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="Folder of labels to measure against: NAME.png, a class id per pixel.",
 )
-@_common
+@_footage
 def segment(
-    input: Path, out: Path, truth: Path | None, model: str, device: str, threads: int, topic: str | None, as_json: bool
+    input: Path,
+    out: Path,
+    truth: Path | None,
+    model: str,
+    device: str,
+    engine: str,
+    threads: int,
+    topic: str | None,
+    as_json: bool,
 ) -> None:
     """Segment INPUT: an image, a folder of images, a video or a bag.
 
@@ -97,16 +97,24 @@ def segment(
     from perception_node.segment import segment as run
 
     source = open_source(input, topic)
-    _report(run(Pipeline(load_model(model), device, threads), source, out, truth), out, as_json)
+    _report(run(Pipeline(load_model(model), device, threads, engine), source, out, truth), out, as_json)
 
 
 @main.command()
 @click.argument("bag", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Bag to write; an old bag is replaced.")
 @click.option("--overlay", is_flag=True, help="Write the overlay images too; they are as large as the input.")
-@_common
+@_footage
 def replay(
-    bag: Path, out: Path, overlay: bool, model: str, device: str, threads: int, topic: str | None, as_json: bool
+    bag: Path,
+    out: Path,
+    overlay: bool,
+    model: str,
+    device: str,
+    engine: str,
+    threads: int,
+    topic: str | None,
+    as_json: bool,
 ) -> None:
     """Run the pipeline over every image of BAG and write a bag of results.
 
@@ -117,7 +125,7 @@ def replay(
     from perception_node.replay import replay as run
 
     source = open_source(bag, topic)
-    _report(run(Pipeline(load_model(model), device, threads), source, out, overlay), out, as_json)
+    _report(run(Pipeline(load_model(model), device, threads, engine), source, out, overlay), out, as_json)
 
 
 @main.command()
@@ -128,9 +136,9 @@ def replay(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="npz file to write.")
 @click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the family; repeatable.")
 @click.option("--runs", default=10, show_default=True, help="How often to fuse, after one run that is not timed.")
-@click.option("--device", default="cpu", show_default=True, help=f"What computes: {', '.join(DEVICES)}.")
-@click.option("--threads", default=0, show_default=True, help="CPU threads; 0 takes all cores.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, and nothing else, to stdout.")
+@_DEVICE
+@_THREADS
+@_JSON
 def fuse(
     outputs: Path,
     family: str,

@@ -22,6 +22,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from perception_node.dds import use_image_profile
 from perception_node.drivable import drivable_area
+from perception_node.engine import ENGINE_NAMES
 from perception_node.errors import BadImage, UserError, one_line
 from perception_node.messages import MessageFactory, camera_image
 from perception_node.model import DEFAULT_MODEL, load_model
@@ -114,13 +115,14 @@ class PerceptionNode(Node):
 
         model = parameter("model", DEFAULT_MODEL, "Model folder, or the name of one that comes with the package.")
         device = parameter("device", "cpu", "What computes: cpu.")
+        engine = parameter("engine", "auto", f"What runs the network: {', '.join(ENGINE_NAMES)}.")
         threads = parameter(
             "threads",
             0,
             "CPU threads of the network; 0 takes all cores.",
             integer_range=[IntegerRange(from_value=0, to_value=256, step=1)],
         )
-        pipeline = Pipeline(load_model(model), device, threads)
+        pipeline = Pipeline(load_model(model), device, threads, engine)
         pipeline.warm_up()
         return pipeline
 

@@ -1,5 +1,7 @@
 """Image in, PanopticFrame out."""
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from perception_node.device import open_device
@@ -20,22 +22,25 @@ class Pipeline:
         model: from perception_node.model.load_model.
         device: what computes; see perception_node.engine.DEVICES.
         threads: for the CPU; 0 takes all cores.
+        engine: what runs the network; see perception_node.engine.ENGINES.
 
     Attributes:
         timer: of the stages "preprocess", "network" and "fusion"; callers add stages of their own.
+        outputs: what the network gave for the last image, by the names in the ONNX graph.
 
     Raises:
-        UserError: the network cannot be loaded, is not what the manifest says, or there is no such device.
+        UserError: the network cannot be loaded, is not what the manifest says, or there is no such device or engine.
 
     Example:
         pipeline = Pipeline(load_model("engines/camvid_lite0"))
         frame = pipeline(cv2.imread("street.jpg"))
     """
 
-    def __init__(self, model: Model, device: str = "cpu", threads: int = 0):
+    def __init__(self, model: Model, device: str = "cpu", threads: int = 0, engine: str = "auto"):
         self.model = model
         self.timer = StageTimer()
-        self._engine = load_engine(model, device, threads)
+        self._engine = load_engine(model, device, threads, engine)
+        self.outputs: Mapping[str, np.ndarray] = {}
         self._device = open_device(device, threads)
         self._preprocess = Preprocess(self._device, model.input)
         self._fusion = make_fusion(model, self._device)
@@ -46,9 +51,9 @@ class Pipeline:
             image = image if isinstance(image, CameraImage) else CameraImage.from_bgr(image)
             tensor, geometry = self._preprocess(image)
         with self.timer("network"):
-            tensors = self._engine.infer(tensor)
+            self.outputs = self._engine.infer(tensor)
         with self.timer("fusion"):
-            outputs = {role: tensors[name][0] for role, name in self.model.tensors.items()}
+            outputs = {role: self.outputs[name][0] for role, name in self.model.tensors.items()}
             outputs = conform(outputs, self._fusion.inputs)
             return self._fusion({name: self._device.upload(array) for name, array in outputs.items()}, geometry)
 

@@ -107,6 +107,7 @@ def test_replay_writes_overlays_if_asked(tiny_model, tmp_path):
         (["segment", "{tmp}", "--out", "{tmp}/out", "--model", "nosuch"], "holds no images"),
         (["segment", "{tmp}/a.png", "--out", "{tmp}/out", "--model", "nosuch"], "model 'nosuch': no such folder"),
         (["segment", "{tmp}/a.png", "--out", "{tmp}/out", "--device", "tpu"], "device 'tpu': this version runs on cpu"),
+        (["segment", "{tmp}/a.png", "--out", "{tmp}/out", "--engine", "tvm"], "engine 'tvm': device cpu has no such"),
         (["replay", "{tmp}/a.png", "--out", "{tmp}/notes.txt"], "notes.txt: exists and is no bag"),
         (["replay", "{tmp}/a.png", "--out", "{tmp}/a.png"], "a.png: would overwrite the input"),
         (["replay", "{tmp}/a.png", "--out", "{tmp}"], "would overwrite the input"),

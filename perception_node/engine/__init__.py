@@ -6,12 +6,16 @@ from typing import Protocol
 
 import numpy as np
 
-from perception_node.errors import UserError
+from perception_node.errors import UserError, one_line
 from perception_node.fusion import FAMILIES
 from perception_node.fusion.base import size_of
 from perception_node.model import Model
 
-DEVICES = ("cpu",)
+ENGINES = {"cpu": ("onnxruntime", "openvino")}
+"""The engines of each device; "auto" takes the first. (TensorRT will be the one of "cuda".)"""
+
+DEVICES = tuple(ENGINES)
+ENGINE_NAMES = ("auto", *(name for names in ENGINES.values() for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,25 +50,50 @@ class Engine(Protocol):
         ...
 
 
-def load_engine(model: Model, device: str = "cpu", threads: int = 0) -> Engine:
+def choose_engine(device: str, engine: str = "auto") -> str:
+    """The name of the engine that is meant.
+
+    Raises:
+        UserError: no such device, or it has no such engine.
+    """
+    if device not in ENGINES:
+        raise UserError(f"device {device!r}: this version runs on {' or '.join(DEVICES)}")
+    names = ENGINES[device]
+    if engine == "auto":
+        return names[0]
+    if engine not in names:
+        raise UserError(f"engine {engine!r}: device {device} has no such; expected: auto, {' or '.join(names)}")
+    return engine
+
+
+def load_engine(model: Model, device: str = "cpu", threads: int = 0, engine: str = "auto") -> Engine:
     """An engine for the model's network.
 
     Args:
         model: whose network to load.
         device: "cpu".
         threads: for the CPU; 0 takes all cores.
+        engine: one of the device's in ENGINES, or "auto".
 
     Raises:
         ModelError: the network cannot be loaded, or its tensors are not those of the manifest.
-        UserError: no such device.
+        UserError: no such device or engine, or the engine's library is not installed.
     """
-    if device not in DEVICES:
-        raise UserError(f"device {device!r}: this version runs on {' or '.join(DEVICES)}")
-    from perception_node.engine.onnxruntime import OnnxRuntimeEngine
-
-    engine = OnnxRuntimeEngine(model.onnx_path, threads)
-    check_tensors(model, engine)
-    return engine
+    name = choose_engine(device, engine)
+    try:
+        if name == "onnxruntime":
+            from perception_node.engine.onnxruntime import OnnxRuntimeEngine as EngineClass
+        elif name == "openvino":
+            from perception_node.engine.openvino import OpenVinoEngine as EngineClass
+    except ImportError as error:
+        # rosdep, which a vehicle installs with, knows neither library.
+        package = {"openvino": "'perception_node[openvino]'"}.get(name, name)
+        raise UserError(
+            f"engine {name!r}: its library cannot be imported ({one_line(error)}); pip install {package}"
+        ) from error
+    loaded = EngineClass(model.onnx_path, threads)
+    check_tensors(model, loaded)
+    return loaded
 
 
 def check_tensors(model: Model, engine: Engine) -> None:

@@ -89,6 +89,11 @@ class CameraImage:
         if self.data.size != step * height:
             raise BadImage("data", f"{self.data.size} bytes; step {step} x height {height} is {step * height}")
 
+    @property
+    def layout(self) -> tuple[int, int, int, str, bool]:
+        """All but the data."""
+        return self.height, self.width, self.step, self.encoding, self.is_bigendian
+
     @classmethod
     def from_bgr(cls, pixels: np.ndarray) -> "CameraImage":
         """The image of a uint8 (H, W, 3) BGR array, which is not copied if it is contiguous.

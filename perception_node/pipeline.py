@@ -1,11 +1,14 @@
 """Image in, PanopticFrame out."""
 
-from collections.abc import Mapping
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from perception_node.device import open_device
-from perception_node.engine import load_engine
+from perception_node.device import Array, NotRecordable, open_device
+from perception_node.engine import DEFAULT_PLAN, PlanOptions, load_engine
 from perception_node.fusion import make_fusion
 from perception_node.fusion.base import conform
 from perception_node.image import CameraImage
@@ -14,55 +17,120 @@ from perception_node.panoptic import PanopticFrame
 from perception_node.preprocess import Preprocess
 from perception_node.timing import StageTimer
 
+STAGES = ("preprocess", "network", "fusion")
+
 
 class Pipeline:
     """Preprocessing, network and fusion of one model.
 
+    On a GPU `start` only queues work, which is recorded as a CUDA graph once an image's size has come twice. Two
+    pipelines that take turns have two frames in flight: the one uploads and decodes while the other computes.
+
     Args:
         model: from perception_node.model.load_model.
-        device: what computes; see perception_node.engine.DEVICES.
+        device: what computes; see perception_node.device.DEVICES.
         threads: for the CPU; 0 takes all cores.
         engine: what runs the network; see perception_node.engine.ENGINES.
+        plan: which TensorRT plan.
 
     Attributes:
         timer: of the stages "preprocess", "network" and "fusion"; callers add stages of their own.
-        outputs: what the network gave for the last image, by the names in the ONNX graph.
+        outputs: what the network gave for the last image, by the names in the ONNX graph, on the device.
 
     Raises:
         UserError: the network cannot be loaded, is not what the manifest says, or there is no such device or engine.
+        DeviceError: from any call: the GPU has failed. Drop all pipelines of this process and make new ones.
 
     Example:
         pipeline = Pipeline(load_model("engines/camvid_lite0"))
         frame = pipeline(cv2.imread("street.jpg"))
     """
 
-    def __init__(self, model: Model, device: str = "cpu", threads: int = 0, engine: str = "auto"):
+    def __init__(
+        self,
+        model: Model,
+        device: str = "cpu",
+        threads: int = 0,
+        engine: str = "auto",
+        plan: PlanOptions = DEFAULT_PLAN,
+    ):
         self.model = model
         self.timer = StageTimer()
-        self._engine = load_engine(model, device, threads, engine)
-        self.outputs: Mapping[str, np.ndarray] = {}
+        self.outputs: Mapping[str, Array] = {}
         self._device = open_device(device, threads)
+        self._engine = load_engine(model, self._device, engine, plan)
         self._preprocess = Preprocess(self._device, model.input)
         self._fusion = make_fusion(model, self._device)
+        self._layout: tuple | None = None
+        self._recorded: Callable[[], None] | None = None
+        self._is_recordable = True
+        self._marks: list[Any] = []
 
     def __call__(self, image: CameraImage | np.ndarray) -> PanopticFrame:
         """Segments one image, a camera's or uint8 (H, W, 3) BGR; the frame has the image's height and width."""
-        with self.timer("preprocess"):
-            image = image if isinstance(image, CameraImage) else CameraImage.from_bgr(image)
-            tensor, geometry = self._preprocess(image)
-        with self.timer("network"):
-            self.outputs = self._engine.infer(tensor)
-        with self.timer("fusion"):
-            outputs = {role: self.outputs[name][0] for role, name in self.model.tensors.items()}
+        self.start(image)
+        return self.finish()
+
+    def start(self, image: CameraImage | np.ndarray) -> None:
+        """Queues the work on an image; `finish` comes before the next."""
+        begin = self._device.mark()
+        image = image if isinstance(image, CameraImage) else CameraImage.from_bgr(image)
+        self._preprocess.upload(image)
+        if self._layout != image.layout:
+            self._layout, self._recorded = None, None  # should it fail
+            self._compute()
+            self._layout = image.layout
+        else:
+            if self._recorded is None:
+                self._recorded = self._record()
+            self._recorded()
+        self._fusion.read()
+        self._ends = begin, self._device.mark()
+
+    def finish(self) -> PanopticFrame:
+        """The frame of the image that was started; waits for it."""
+        self._device.wait()
+        start = time.perf_counter()
+        frame = self._fusion.frame()
+        host_ms = (time.perf_counter() - start) * 1e3
+        begin, end = self._ends
+        marks = begin, *self._marks, end
+        for stage, mark, next_mark in zip(STAGES, marks, marks[1:], strict=False):
+            more = host_ms if stage == "fusion" else 0.0
+            self.timer.add(stage, self._device.milliseconds(mark, next_mark) + more)
+        return frame
+
+    def _compute(self) -> None:
+        """Queues what depends on the image's bytes alone, so that it can be recorded."""
+        self._preprocess.start()
+        preprocessed = self._device.mark()
+        self.outputs = self._engine.infer(self._preprocess.tensor)
+        self._marks = [preprocessed, self._device.mark()]
+        self._fusion.start(self._roles(), self._preprocess.geometry)
+
+    def _roles(self) -> dict[str, Array]:
+        """The network's outputs by the family's names, without the batch axis."""
+        outputs = {role: self.outputs[name] for role, name in self.model.tensors.items()}
+        if self._device.name == "cpu":  # where networks need not give the very types that the kernels take
             outputs = conform(outputs, self._fusion.inputs)
-            return self._fusion({name: self._device.upload(array) for name, array in outputs.items()}, geometry)
+        return {role: self._device.view(array, 0, array.shape[1:], array.dtype) for role, array in outputs.items()}
+
+    def _record(self) -> Callable[[], None]:
+        if self._is_recordable:
+            try:
+                return self._device.record(self._compute)
+            except NotRecordable as error:
+                self._is_recordable = False
+                warnings.warn(f"{self.model.name}: runs without a CUDA graph, at more cost: {error}", stacklevel=3)
+        return self._compute
 
     def warm_up(self) -> None:
-        """Runs once on a grey image, so that the first real frame is not the slow one. Leaves no trace in `timer`.
+        """Runs twice on a grey image, so that the first real frame is not the slow one. Leaves no trace in `timer`.
 
         What depends on the camera's encoding and size is yet to come: a first frame of another encoding than bgr8 may
         wait for the compiler, once on a machine.
         """
         timer, self.timer = self.timer, StageTimer()
-        self(np.full((*self.model.input.size_hw, 3), 127, np.uint8))
+        for _ in range(2):
+            self(np.full((*self.model.input.size_hw, 3), 127, np.uint8))
         self.timer = timer

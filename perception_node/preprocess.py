@@ -83,6 +83,7 @@ class Preprocess:
 
     Attributes:
         tensor: (1, 3, *spec.size_hw) on the device.
+        geometry: how the image that was uploaded last lies in it.
     """
 
     def __init__(self, device: Device, spec: InputSpec, dtype: Any = np.float32):
@@ -99,15 +100,14 @@ class Preprocess:
         """
         self.upload(image)
         self.start()
-        return self.tensor, self._geometry
+        return self.tensor, self.geometry
 
     def upload(self, image: CameraImage) -> None:
         """Queues the copy of an image's bytes to the device: always to the same place, until the layout changes."""
-        layout = image.height, image.width, image.step, image.encoding, image.is_bigendian
-        if self._prepared_for != layout:
+        if self._prepared_for != image.layout:
             self._prepared_for = None  # should it fail
             self._prepare(image)
-            self._prepared_for = layout
+            self._prepared_for = image.layout
         self._data = self._device.upload(image.data, into=self._data)
 
     def start(self) -> None:
@@ -120,9 +120,9 @@ class Preprocess:
         defines = {"NUMBER": NUMBER[self._dtype], "RUN": run, **_defines(image)}
         self._kernels = device.kernels(KERNEL, **defines)
         image_hw = image.height, image.width
-        self._geometry = fit(image_hw, spec.size_hw, spec.resize)
+        self.geometry = fit(image_hw, spec.size_hw, spec.resize)
         height, width = (
-            max(1, round(size / scale)) for size, scale in zip(image_hw, self._geometry.scale_yx, strict=True)
+            max(1, round(size / scale)) for size, scale in zip(image_hw, self.geometry.scale_yx, strict=True)
         )
         self._threads = height * -(-width // run)
         self._data = device.empty(image.data.size, np.uint8)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from conftest import tiny_outputs
 
+from perception_node.device import open_device
 from perception_node.engine import choose_engine, load_engine
 from perception_node.errors import ModelError, UserError
 from perception_node.model import load_model
@@ -37,7 +38,7 @@ def test_auto_is_the_plain_one():
 )
 def test_an_unknown_name_is_told_the_known_ones(tiny_model, device, engine, message):
     with pytest.raises(UserError, match=message):
-        load_engine(load_model(tiny_model), device, engine=engine)
+        load_engine(load_model(tiny_model), open_device(device), engine)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +48,7 @@ def test_a_missing_library_is_told_with_what_installs_it(tiny_model, monkeypatch
     monkeypatch.delitem(sys.modules, f"perception_node.engine.{engine}", raising=False)
     monkeypatch.setitem(sys.modules, engine, None)
     with pytest.raises(UserError, match=f"engine '{engine}': its library cannot be imported .*; pip install {package}"):
-        load_engine(load_model(tiny_model), engine=engine)
+        load_engine(load_model(tiny_model), open_device(), engine)
 
 
 def test_no_library_is_imported_until_it_is_used():
@@ -67,8 +68,8 @@ def test_openvino_leaves_nothing_in_the_home_folder_and_tells_nobody(tmp_path):
 @needs_openvino
 @pytest.mark.parametrize("threads", [0, 1])
 def test_openvino_says_what_the_fixture_says(tiny_model, threads):
-    engine = load_engine(load_model(tiny_model), threads=threads, engine="openvino")
-    reference = load_engine(load_model(tiny_model))
+    engine = load_engine(load_model(tiny_model), open_device("cpu", threads), "openvino")
+    reference = load_engine(load_model(tiny_model), open_device())
     assert (engine.inputs, engine.outputs) == (reference.inputs, reference.outputs)
     answers = engine.infer(np.ones((1, 3, 8, 8), np.float32))
     for name, expected in tiny_outputs().items():
@@ -78,7 +79,7 @@ def test_openvino_says_what_the_fixture_says(tiny_model, threads):
 @needs_openvino
 def test_answers_of_openvino_stay_when_the_next_come(tmp_path):
     model = load_model()
-    engine = load_engine(model, engine="openvino")
+    engine = load_engine(model, open_device(), "openvino")
     zeros = np.zeros((1, 3, *model.input.size_hw), np.float32)
     first = engine.infer(zeros)
     before = first["semantic"].copy()

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from conftest import write_tiny_model
 
+from perception_node.device import open_device
 from perception_node.engine import load_engine
 from perception_node.errors import ModelError, UserError
 from perception_node.fusion import FAMILIES
@@ -155,7 +156,7 @@ def test_an_unknown_name_lists_the_known_ones():
 def test_a_network_that_is_not_the_manifests_is_refused(tmp_path, changes, expected):
     model = load_model(write_tiny_model(tmp_path / "tiny", **changes))
     with pytest.raises(ModelError, match=r"model\.yaml:\d+: " + expected):
-        load_engine(model)
+        load_engine(model, open_device())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -177,17 +178,17 @@ def test_a_file_that_is_no_network_is_refused(tiny_model):
     manifest["sha256"] = hashlib.sha256(b"not a network").hexdigest()
     (tiny_model / "model.yaml").write_text(yaml.safe_dump(manifest))
     with pytest.raises(ModelError, match=r"model\.onnx: ONNX Runtime cannot load it: "):
-        load_engine(load_model(tiny_model))
+        load_engine(load_model(tiny_model), open_device())
 
 
 def test_an_unknown_device_is_refused(tiny_model):
     with pytest.raises(UserError, match="device 'tpu': this version runs on cpu"):
-        load_engine(load_model(tiny_model), "tpu")
+        load_engine(load_model(tiny_model), open_device("tpu"))
 
 
 def test_the_default_model_is_right_and_loads():
     model = load_model()
-    engine = load_engine(model)
+    engine = load_engine(model, open_device())
     assert [spec.name for spec in engine.inputs] == [model.input.tensor]
 
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from conftest import tiny_outputs, write_tiny_model
 
+from perception_node.device import open_device
 from perception_node.model import load_model
 from perception_node.panoptic import UNLABELLED
 from perception_node.pipeline import Pipeline
@@ -104,6 +105,6 @@ def test_the_default_model_on_real_footage(camvid_val):
 def test_the_tiny_network_says_what_the_fixture_says(tiny_model):
     from perception_node.engine import load_engine
 
-    answers = load_engine(load_model(tiny_model)).infer(np.ones((1, 3, 8, 8), np.float32))
+    answers = load_engine(load_model(tiny_model), open_device()).infer(np.ones((1, 3, 8, 8), np.float32))
     for name, expected in tiny_outputs().items():
         np.testing.assert_array_equal(answers[name], expected)

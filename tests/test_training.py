@@ -148,7 +148,7 @@ def test_training_resumes_and_exports(config, tiny_camvid, tmp_path, monkeypatch
     model = load_model(tmp_path / "model")
     image = cv2.imread(str(tiny_camvid / "val" / "images" / "c.jpg"))
     tensor, _ = Preprocess(open_device(), model.input)(CameraImage.from_bgr(image))
-    answers = load_engine(model).infer(tensor)
+    answers = load_engine(model, open_device()).infer(tensor)
     net = build_network(config)
     saved = torch.load(out / "checkpoint.pt", weights_only=True)["average"]
     net.load_state_dict({name.removeprefix("module."): v for name, v in saved.items() if name.startswith("module.")})

@@ -84,7 +84,7 @@ class Device(Protocol):
         ...
 
     def wait(self) -> None:
-        """Waits until all that was queued before the last `read` is done, and that as well.
+        """Waits until all that was queued is done.
 
         Raises:
             DeviceError: it failed. Any call can raise it, of what was queued before.
@@ -100,7 +100,7 @@ class Device(Protocol):
         ...
 
     def milliseconds(self, start: Any, end: Any) -> float:
-        """From one mark to another, when both are behind the last `wait`."""
+        """From one mark to another, which were both waited for."""
         ...
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:

@@ -43,13 +43,16 @@ class CpuDevice:
 
     Args:
         threads: 0 takes all cores.
+
+    Attributes:
+        threads: as given.
     """
 
     name = "cpu"
     pixels_per_thread = 128  # long loops, which the compiler makes vectors of
 
     def __init__(self, threads: int = 0):
-        self._threads = threads or len(os.sched_getaffinity(0))
+        self.threads = threads
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> np.ndarray:
         return np.empty(shape, dtype)
@@ -86,7 +89,7 @@ class CpuDevice:
         return work
 
     def kernels(self, source: Path, **defines: str | int) -> "CpuKernels":
-        return CpuKernels(_load(source, tuple(sorted(defines.items()))), self._threads)
+        return CpuKernels(_load(source, tuple(sorted(defines.items()))), self.threads or len(os.sched_getaffinity(0)))
 
 
 class CpuKernels:

@@ -42,6 +42,7 @@ class CudaDevice:
 
     Attributes:
         architecture: "sm_87" for compute capability 8.7.
+        context: while it is entered, on whichever thread, what calls CUDA calls it for this GPU.
     """
 
     name = "cuda"
@@ -52,7 +53,7 @@ class CudaDevice:
         try:
             device = driver.Device(0)
             self.architecture = "sm_{}{}".format(*device.compute_capability())
-            self._context = _Context(device.retain_primary_context(), driver)
+            self.context = _Context(device.retain_primary_context(), driver)
         except driver.Error as error:
             raise UserError(f"device 'cuda': the GPU cannot be used: {error}; see nvidia-smi") from error
         self._uploads: list[tuple[_Lent, np.ndarray]] = []
@@ -60,11 +61,11 @@ class CudaDevice:
     @property
     def stream(self) -> Any:
         """pycuda.driver.Stream; engines queue their work in it too (stream.handle)."""
-        return self._context.stream
+        return self.context.stream
 
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> "CudaArray":
         shape, dtype = _shape(shape), np.dtype(dtype)
-        memory = self._context.take(self._driver.mem_alloc, max(1, int(np.prod(shape)) * dtype.itemsize))
+        memory = self.context.take(self._driver.mem_alloc, max(1, int(np.prod(shape)) * dtype.itemsize))
         return CudaArray(memory, int(memory.block), shape, dtype)
 
     def view(self, array: "CudaArray", offset: int, shape: int | tuple[int, ...], dtype: Any) -> "CudaArray":
@@ -79,8 +80,8 @@ class CudaDevice:
         self._uploads = [upload for upload in self._uploads if not self._is_done(upload[0])]
         staging = self._host(array.nbytes)
         staging[:] = np.ascontiguousarray(host).reshape(-1).view(np.uint8)
-        copied = self._context.take(self._driver.Event, self._driver.event_flags.DISABLE_TIMING)
-        with self._context:
+        copied = self.context.take(self._driver.Event, self._driver.event_flags.DISABLE_TIMING)
+        with self.context:
             self._driver.memcpy_htod_async(array.pointer, staging, self.stream)
             copied.block.record(self.stream)
         self._uploads.append((copied, staging))  # the copy reads it later
@@ -88,7 +89,7 @@ class CudaDevice:
 
     def zero(self, array: "CudaArray") -> None:
         if array.nbytes:
-            with self._context:
+            with self.context:
                 self._driver.memset_d8_async(array.pointer, 0, array.nbytes, self.stream)
 
     def address(self, array: "CudaArray") -> int:
@@ -96,15 +97,15 @@ class CudaDevice:
 
     def read(self, array: "CudaArray") -> np.ndarray:
         host = self._host(max(1, array.nbytes))[: array.nbytes]
-        with self._context:
+        with self.context:
             if array.nbytes:
                 self._driver.memcpy_dtoh_async(host, array.pointer, self.stream)
-            self._context.done.record(self.stream)
         return host.view(array.dtype).reshape(array.shape)
 
     def wait(self) -> None:
-        with self._context:
-            self._context.done.synchronize()
+        with self.context:
+            self.context.done.record(self.stream)
+            self.context.done.synchronize()
 
     def download(self, array: "CudaArray") -> np.ndarray:
         host = self.read(array)
@@ -112,32 +113,32 @@ class CudaDevice:
         return host
 
     def mark(self) -> "_Lent":
-        mark = self._context.take(Mark)
-        with self._context:
+        mark = self.context.take(Mark)
+        with self.context:
             mark.block.record(self.stream.handle)
         return mark
 
     def milliseconds(self, start: "_Lent", end: "_Lent") -> float:
-        with self._context:
+        with self.context:
             return start.block.milliseconds_to(end.block)
 
     def record(self, work: Callable[[], None]) -> Graph:
-        return Graph(self._context, self.stream.handle, work)
+        return Graph(self.context, self.stream.handle, work)
 
     def kernels(self, source: Path, **defines: str | int) -> "CudaKernels":
         cubin = _cubin(source, tuple(sorted(defines.items())), self.architecture)
-        if cubin not in self._context.modules:
-            with self._context:
-                self._context.modules[cubin] = self._driver.module_from_buffer(cubin)
-        return CudaKernels(self._context, cubin)
+        if cubin not in self.context.modules:
+            with self.context:
+                self.context.modules[cubin] = self._driver.module_from_buffer(cubin)
+        return CudaKernels(self.context, cubin)
 
     def _is_done(self, event: "_Lent") -> bool:
-        with self._context:
+        with self.context:
             return event.block.query()
 
     def _host(self, nbytes: int) -> np.ndarray:
         """Page-locked memory, uint8: what the GPU can copy from and to by itself. Free when the last view of it is."""
-        return np.asarray(self._context.take(self._driver.pagelocked_empty, nbytes, np.uint8))
+        return np.asarray(self.context.take(self._driver.pagelocked_empty, nbytes, np.uint8))
 
 
 class CudaArray:

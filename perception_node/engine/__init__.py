@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from perception_node.device import Array, Device
 from perception_node.errors import UserError, one_line
 from perception_node.fusion import FAMILIES
 from perception_node.fusion.base import size_of
 from perception_node.model import Model
 
-ENGINES = {"cpu": ("onnxruntime", "openvino")}
-"""The engines of each device; "auto" takes the first. (TensorRT will be the one of "cuda".)"""
+ENGINES = {"cpu": ("onnxruntime", "openvino"), "cuda": ("tensorrt", "tensorrt_rtx")}
+"""The engines of each device; "auto" takes the first that is installed."""
 
 DEVICES = tuple(ENGINES)
 ENGINE_NAMES = ("auto", *(name for names in ENGINES.values() for name in names))
@@ -45,13 +47,36 @@ class Engine(Protocol):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def infer(self, tensor: np.ndarray) -> Mapping[str, np.ndarray]:
-        """Runs the network on its one input; outputs by their names in the ONNX graph."""
+    def infer(self, tensor: Array) -> Mapping[str, Array]:
+        """Queues the network's work on its one input; outputs by their names in the ONNX graph.
+
+        All lies on the device, and is worked on in its order. The next call may write over the outputs.
+        """
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """Which TensorRT plan of a model is taken. Other engines have none.
+
+    Attributes:
+        precision: "fp32", "fp16" or "int8".
+        calibration: folder of the int8 calibration; None is the model's own.
+        auto_build: build the plan if there is none that may be loaded. It takes seconds to an hour.
+        allow_unverified: see perception_node.engine.plan.load_plan.
+    """
+
+    precision: str = "fp16"
+    calibration: Path | None = None
+    auto_build: bool = False
+    allow_unverified: bool = False
+
+
+DEFAULT_PLAN = PlanOptions()
+
+
 def choose_engine(device: str, engine: str = "auto") -> str:
-    """The name of the engine that is meant.
+    """The engine that is meant: its name, or "auto" where what is installed decides.
 
     Raises:
         UserError: no such device, or it has no such engine.
@@ -60,38 +85,46 @@ def choose_engine(device: str, engine: str = "auto") -> str:
         raise UserError(f"device {device!r}: this version runs on {' or '.join(DEVICES)}")
     names = ENGINES[device]
     if engine == "auto":
-        return names[0]
+        return names[0] if device == "cpu" else engine
     if engine not in names:
         raise UserError(f"engine {engine!r}: device {device} has no such; expected: auto, {' or '.join(names)}")
     return engine
 
 
-def load_engine(model: Model, device: str = "cpu", threads: int = 0, engine: str = "auto") -> Engine:
+def load_engine(model: Model, device: Device, engine: str = "auto", plan: PlanOptions = DEFAULT_PLAN) -> Engine:
     """An engine for the model's network.
 
     Args:
         model: whose network to load.
-        device: "cpu".
-        threads: for the CPU; 0 takes all cores.
+        device: on which it runs.
         engine: one of the device's in ENGINES, or "auto".
+        plan: for TensorRT.
 
     Raises:
         ModelError: the network cannot be loaded, or its tensors are not those of the manifest.
-        UserError: no such device or engine, or the engine's library is not installed.
+        PlanError: there is no plan, or it may not be loaded.
+        UserError: no such engine, or the engine's library is not installed.
     """
-    name = choose_engine(device, engine)
+    name = choose_engine(device.name, engine)
     try:
-        if name == "onnxruntime":
-            from perception_node.engine.onnxruntime import OnnxRuntimeEngine as EngineClass
+        if device.name == "cuda":
+            from perception_node.engine.tensorrt import load_plan_of
+
+            loaded = load_plan_of(model, device, name, plan)
         elif name == "openvino":
-            from perception_node.engine.openvino import OpenVinoEngine as EngineClass
+            from perception_node.engine.openvino import OpenVinoEngine
+
+            loaded = OpenVinoEngine(model.onnx_path, device.threads)
+        else:
+            from perception_node.engine.onnxruntime import OnnxRuntimeEngine
+
+            loaded = OnnxRuntimeEngine(model.onnx_path, device.threads)
     except ImportError as error:
         # rosdep, which a vehicle installs with, knows neither library.
         package = {"openvino": "'perception_node[openvino]'"}.get(name, name)
         raise UserError(
             f"engine {name!r}: its library cannot be imported ({one_line(error)}); pip install {package}"
         ) from error
-    loaded = EngineClass(model.onnx_path, threads)
     check_tensors(model, loaded)
     return loaded
 

@@ -130,6 +130,8 @@ class Fusion(ABC):
             geometry: how the image lay in the network's input.
         """
         self.start(outputs, geometry)
+        self.read()
+        self.device.wait()
         return self.frame()
 
     def start(self, outputs: Mapping[str, Array], geometry: Geometry) -> None:
@@ -142,9 +144,13 @@ class Fusion(ABC):
         self.enqueue(outputs)
         self._finish()
 
+    def read(self) -> None:
+        """Queues the copy to the host of what was started."""
+        self._on_host = self.device.read(self.result.memory)
+
     def frame(self) -> PanopticFrame:
-        """Waits for what was started last, and brings it to the host in one copy."""
-        return self._frame(self.result.on_host(self.device.download(self.result.memory)))
+        """What was read, when the device has been waited for."""
+        return self._frame(self.result.on_host(self._on_host))
 
     # ---- what a family says ----
 

@@ -196,7 +196,6 @@ def check_marks_measure_time(device):
         values = device.read(array)
         end = device.mark()
         device.wait()
-        device.download(array)  # the last mark is behind it
         assert 0 <= device.milliseconds(*marks) <= device.milliseconds(marks[0], end)
     np.testing.assert_array_equal(values, [8])
 
@@ -244,6 +243,8 @@ def recorded_frame(mode: str, device) -> None:
     for name, array in noisy.items():
         device.upload(array, into=outputs[name])
     again()
+    fusion.read()
+    device.wait()
     frame = fusion.frame()
     cpu = open_device("cpu", 1)
     expected = FAMILIES[chosen.family].fusion(cpu, chosen.taxonomy, 4, **chosen.options)(noisy, geometry)
@@ -295,9 +296,9 @@ def emulated_a_forgotten_wait_is_seen(device):
             pass
 
     array = device.upload(np.arange(16, dtype=np.uint8))
-    right, device._context.done = device._context.done, Forgetful()
+    right, device.context.done = device.context.done, Forgetful()
     np.testing.assert_array_equal(device.download(array), [0xCD] * 16)
-    device._context.done = right
+    device.context.done = right
     np.testing.assert_array_equal(device.download(array), range(16))
 
 

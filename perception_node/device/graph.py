@@ -51,7 +51,8 @@ class Mark:
         return milliseconds.value
 
     def __del__(self) -> None:
-        _driver().cuEventDestroy_v2(self._event)
+        if self._event:  # else it could not be made
+            _driver().cuEventDestroy_v2(self._event)
 
 
 class Graph:

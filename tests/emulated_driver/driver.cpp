@@ -226,8 +226,8 @@ CUresult fill(CUstream stream, CUdeviceptr to, const void* value, std::size_t wi
 
 }  // namespace
 
-// How often something happened: "waits" (the host waited), "pageable copies", "allocations", "launches", "copies to
-// host", "copies to device"; or "live" (allocations, streams, events and modules that exist).
+// How often something happened: "waits" (the host waited), "pageable copies", "allocations", "launches", "graphs",
+// "copies to host", "copies to device"; or "live" (allocations, streams, events and modules that exist).
 EXPORT long emulated_count(const char* what) {
     if (!std::strcmp(what, "live"))
         return device_memory.size() + host_memory.size() + streams.size() + events.size() + modules.size();
@@ -274,9 +274,15 @@ EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
 EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice) {
     if (!retained) return CUDA_ERROR_INVALID_CONTEXT;
     if (--retained) return CUDA_SUCCESS;
-    if (emulated_count("live")) complain(CUDA_SUCCESS, "the context went before what was made in it");
-    failure = CUDA_SUCCESS;  // the next context is a fresh one
-    return CUDA_SUCCESS;
+    if (failure == CUDA_SUCCESS) {
+        if (emulated_count("live")) complain(CUDA_SUCCESS, "the context went before what was made in it");
+        return CUDA_SUCCESS;
+    }
+    // What failed could not be destroyed; it goes with its context. The next one is fresh.
+    for (CUstream stream : streams) delete stream;
+    streams.clear(), events.clear(), modules.clear(), device_memory.clear(), host_memory.clear(), freed.clear();
+    default_stream.tasks.clear();
+    return failure = CUDA_SUCCESS;
 }
 EXPORT CUresult cuCtxPushCurrent(CUcontext context) {
     if (context != &primary || !retained) return CUDA_ERROR_INVALID_CONTEXT;
@@ -474,6 +480,7 @@ EXPORT CUresult cuGraphInstantiateWithFlags(CUgraphExec* executable, CUgraph gra
 }
 EXPORT CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream) {
     CHECK(current());
+    counts["graphs"]++;
     for (const Task& task : executable->tasks) {
         if (task.event) task.event->recorded_in = stream_of(stream), task.event->pending++;
         queue(stream, task.run, task.event);

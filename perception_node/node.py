@@ -4,10 +4,14 @@ A subscription callback keeps the newest image and nothing else; one worker thre
 is busy newer images take the waiting one's place: newest frame wins, and what loses is counted.
 """
 
+import gc
+import math
 import signal
 import sys
 import threading
+import time
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import rclpy
@@ -21,9 +25,10 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
 from perception_node.dds import use_image_profile
+from perception_node.device import DEVICES
 from perception_node.drivable import drivable_area
-from perception_node.engine import ENGINE_NAMES
-from perception_node.errors import BadImage, UserError, one_line
+from perception_node.engine import ENGINE_NAMES, PlanOptions
+from perception_node.errors import BadImage, DeviceError, UserError, one_line
 from perception_node.messages import MessageFactory, camera_image
 from perception_node.model import DEFAULT_MODEL, load_model
 from perception_node.pipeline import Pipeline
@@ -35,6 +40,7 @@ LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RCLError = rclpy_implementation.RCLError
 DIAGNOSTICS_PERIOD_S = 1.0
 WARNING_PERIOD_S = 5.0
+RESTART_PERIOD_S = 5.0
 
 
 class NewestFrame:
@@ -77,8 +83,12 @@ class PerceptionNode(Node):
         super().__init__(NODE)
         self._newest = NewestFrame()
         self._worker = threading.Thread(target=self._work, name="perception", daemon=True)
-        self._pipeline = self._make_pipeline()
-        self._taxonomy = self._pipeline.model.taxonomy
+        self._open_pipeline = self._declare_pipeline()
+        self._pipeline: Pipeline | None = self._open_pipeline()
+        self._model, self._timer = self._pipeline.model, self._pipeline.timer
+        self._taxonomy = self._model.taxonomy
+        self._failure = ""  # of the device
+        self._restarted_at = -math.inf
         self._make = MessageFactory.rclpy()
         # received = processed + superseded + refused + failed + the one or two that are under way.
         self._counts = Counter(received=0, processed=0, superseded=0, refused=0, failed=0)
@@ -97,9 +107,7 @@ class PerceptionNode(Node):
         self.create_subscription(Image, IMAGE, self._on_image, SENSOR_QOS)
         self.create_subscription(CameraInfo, CAMERA_INFO, self._on_camera_info, SENSOR_QOS)
         self._worker.start()
-        self.get_logger().info(
-            f"ready: model {self._pipeline.model.name}, waiting for {self.resolve_topic_name(IMAGE)}"
-        )
+        self.get_logger().info(f"ready: model {self._model.name}, waiting for {self.resolve_topic_name(IMAGE)}")
 
     def destroy_node(self) -> None:
         """Ends the worker after the frame it is at."""
@@ -108,13 +116,15 @@ class PerceptionNode(Node):
             self._worker.join()
         super().destroy_node()
 
-    def _make_pipeline(self) -> Pipeline:
+    def _declare_pipeline(self) -> Callable[[], Pipeline]:
+        """Declares the parameters; what makes the pipeline that they describe."""
+
         def parameter(name: str, default: Any, description: str, **limits: Any) -> Any:
             descriptor = ParameterDescriptor(description=description, read_only=True, **limits)
             return self.declare_parameter(name, default, descriptor).value
 
         model = parameter("model", DEFAULT_MODEL, "Model folder, or the name of one that comes with the package.")
-        device = parameter("device", "cpu", "What computes: cpu.")
+        device = parameter("device", "cpu", f"What computes: {', '.join(DEVICES)}.")
         engine = parameter("engine", "auto", f"What runs the network: {', '.join(ENGINE_NAMES)}.")
         threads = parameter(
             "threads",
@@ -122,9 +132,20 @@ class PerceptionNode(Node):
             "CPU threads of the network; 0 takes all cores.",
             integer_range=[IntegerRange(from_value=0, to_value=256, step=1)],
         )
-        pipeline = Pipeline(load_model(model), device, threads, engine)
-        pipeline.warm_up()
-        return pipeline
+        plan = PlanOptions(
+            parameter("precision", PlanOptions().precision, "Of the TensorRT plan: fp32, fp16 or int8."),
+            auto_build=parameter("auto_build", False, "Build the TensorRT plan if there is none for this GPU."),
+            allow_unverified=parameter(
+                "allow_unverified", False, "Run a TensorRT plan that others could have written: it is code."
+            ),
+        )
+
+        def open_pipeline() -> Pipeline:
+            pipeline = Pipeline(load_model(model), device, threads, engine, plan)
+            pipeline.warm_up()
+            return pipeline
+
+        return open_pipeline
 
     def _on_image(self, message: Image) -> None:
         self._counts["received"] += 1
@@ -142,6 +163,9 @@ class PerceptionNode(Node):
             except BadImage as error:
                 self._counts["refused"] += 1
                 self.get_logger().warning(f"image refused: {error}", throttle_duration_sec=WARNING_PERIOD_S)
+            except DeviceError as error:
+                self._counts["failed"] += 1
+                self._failure = str(error)
             except Exception as error:
                 if not self.context.ok():
                     return  # shut down while at work: the publishers are gone
@@ -150,8 +174,31 @@ class PerceptionNode(Node):
                     f"image lost: {type(error).__name__}: {error}", throttle_duration_sec=WARNING_PERIOD_S
                 )
 
+            if self._failure:
+                self._restart()
+
+    def _restart(self) -> None:
+        """Makes the pipeline anew after its device has failed, at most every RESTART_PERIOD_S."""
+        if time.monotonic() < self._restarted_at + RESTART_PERIOD_S:
+            return
+        self._restarted_at = time.monotonic()
+        self.get_logger().error(f"{self._failure}; making the pipeline anew")
+        self._pipeline = None
+        gc.collect()  # a GPU starts anew when nothing is left that was made on it
+        try:
+            self._pipeline = self._open_pipeline()
+        except UserError as error:
+            self._failure = str(error)
+            self.get_logger().error(f"no pipeline: {error}; trying again in {RESTART_PERIOD_S:.0f} s")
+            return
+        self._pipeline.timer = self._timer
+        self._failure = ""
+        self.get_logger().info("the pipeline works again")
+
     def _process(self, message: Image) -> None:
-        timer = self._pipeline.timer
+        if self._pipeline is None:
+            raise DeviceError(self._failure)
+        timer = self._timer
         image = camera_image(message)
         frame = self._pipeline(image)
         with timer("drivable"):
@@ -182,9 +229,11 @@ class PerceptionNode(Node):
             level=DiagnosticStatus.OK,
             name=f"{self.get_fully_qualified_name()}: perception",
             message="ok",
-            hardware_id=self._pipeline.model.name,
+            hardware_id=self._model.name,
         )
-        if troubles > self._troubles_reported:
+        if self._failure:
+            status.level, status.message = DiagnosticStatus.ERROR, self._failure
+        elif troubles > self._troubles_reported:
             status.level, status.message = DiagnosticStatus.WARN, "images refused or lost; see the log"
         elif counts["received"] == 0:
             status.level, status.message = DiagnosticStatus.WARN, f"no image yet on {self.resolve_topic_name(IMAGE)}"
@@ -195,7 +244,7 @@ class PerceptionNode(Node):
             "cameras": self.count_publishers(IMAGE),
             "camera_info": "yes" if self._camera_info else "none yet",
         }
-        for stage, milliseconds in self._pipeline.timer.percentiles().items():
+        for stage, milliseconds in self._timer.percentiles().items():
             values.update({f"{stage} {name} ms": value for name, value in milliseconds.items()})
         status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
         array = DiagnosticArray(status=[status])

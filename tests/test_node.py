@@ -20,6 +20,7 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from vision_msgs.msg import LabelInfo  # noqa: E402
 
 from perception_node.dds import use_image_profile  # noqa: E402
+from perception_node.errors import DeviceError, UserError  # noqa: E402
 from perception_node.messages import MessageFactory, camera_image  # noqa: E402
 from perception_node.model import load_model  # noqa: E402
 from perception_node.node import NewestFrame, PerceptionNode, RCLError, main  # noqa: E402
@@ -266,6 +267,31 @@ def test_no_bgr_is_made_of_an_image_whose_overlay_nobody_sees(monkeypatch, tiny_
     assert [call.args[0] for call in node._publish.call_args_list] == [
         publisher for name, publisher in node._outputs.items() if name != "overlay"
     ]
+
+
+def test_after_the_device_failed_the_pipeline_is_made_anew(monkeypatch):
+    node, pipeline, now = MagicMock(_failure="", _restarted_at=-10.0), MagicMock(), iter(range(100))
+    monkeypatch.setattr("perception_node.node.time.monotonic", lambda: float(next(now)))
+    node._restart = lambda: PerceptionNode._restart(node)
+    node._counts = {"processed": 0, "failed": 0}
+    node._newest.take.side_effect = ["image"] * 8 + [None]
+    node._open_pipeline.side_effect = [UserError("no GPU"), pipeline]
+    states = []
+
+    def process(_):
+        states.append(node._pipeline is pipeline)
+        if not states[-1]:
+            raise DeviceError("lost")
+
+    node._process.side_effect = process
+    PerceptionNode._work(node)
+    assert states == [False] * (states.index(True)) + [True] * (8 - states.index(True))
+    assert node._counts == {"processed": sum(states), "failed": 8 - sum(states)}
+    assert node._open_pipeline.call_count == 2
+    assert node._failure == ""
+    said = [call.args[0] for call in node.get_logger().error.call_args_list]
+    assert said[:2] == ["lost; making the pipeline anew", "no pipeline: no GPU; trying again in 5 s"]
+    assert pipeline.timer is node._timer
 
 
 def test_newest_frame_wins():

@@ -52,6 +52,9 @@ setup(
     ],
     extras_require={
         "demo": ["av>=12"],
+        # The engine builder. tensorrt comes with JetPack and DRIVE OS; desktop RTX GPUs take tensorrt_rtx.
+        "engines": ["onnx>=1.16"],
+        "engines-rtx": ["onnx>=1.16", "tensorrt-rtx-cu12>=1.7,<2"],
         "test": ["pytest>=8", "hypothesis>=6", "mcap>=1.2", "onnx>=1.16", "pillow>=10", "ruff>=0.6"],
         "train": [
             "torch>=2.6,<=2.13",

@@ -4,7 +4,7 @@
 #
 # ROS 2 comes from PyPI, unless one is sourced already: then that one alone is used.
 # More: make demo WAIT=1 (every frame, at its own pace) RATE=0.5 MODEL=engines/mine TOPIC=/front/image_raw FPS=30 OUT=out
-#       make test ARGS="-k messages"; make lint; make setup-training; make clean
+#       make test ARGS="-k messages"; make lint; make setup-engines; make setup-training; make clean
 
 SHELL := /bin/bash
 OUT ?= out
@@ -17,7 +17,7 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.
 HAS_HEADERS := import os, sysconfig; open(os.path.join(sysconfig.get_paths()["include"], "Python.h"))
 PIP = $(RUN)/python -m pip install --disable-pip-version-check -q
 
-.PHONY: demo test setup setup-training lint clean
+.PHONY: demo test setup setup-engines setup-training lint clean
 
 demo:
 ifndef SOURCE
@@ -74,6 +74,12 @@ $(DONE)/package: $(DONE)/vision_msgs setup.py
 	@$(PIP) -c $(DONE)/constraints.txt -e '.[demo,test]'
 	@$(PIP) --no-deps panopticapi-lite~=0.2 # the official measures, for tests; it asks for an old numpy but needs none
 	@touch $@
+
+# The type stubs are for a test of our calls of tensorrt; with dependencies they would want tensorrt itself.
+setup-engines: setup
+	@echo 'tensorrt_rtx, which builds engines without a GPU (about 90 MB), and what its tests need'
+	@$(PIP) -c $(DONE)/constraints.txt -e '.[engines-rtx]' 'pyright[nodejs]>=1.1.400'
+	@$(PIP) --no-deps 'tensorrt-stubs==10.*'
 
 setup-training: setup
 	@echo 'torch and what training needs (the CUDA build of torch is gigabytes)'

@@ -8,7 +8,7 @@ import json
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -162,12 +162,37 @@ def _specialise(graph: "onnx.ModelProto", model: Model, path: Path) -> None:
         del tensors[:]
         tensors.extend(kept)
     del graph.graph.value_info[:]  # of the open sizes
+    _prune(graph)
     for index, node in enumerate(graph.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
 
 
+def _prune(graph: "onnx.ModelProto") -> None:
+    """Drops the nodes and weights that no output needs."""
+
+    def uses(node: "onnx.NodeProto") -> Iterator[str]:
+        yield from node.input
+        for inner in (inner for attribute in node.attribute for inner in (attribute.g, *attribute.graphs)):
+            yield from (tensor.name for tensor in inner.output)
+            yield from (name for child in inner.node for name in uses(child))
+
+    maker = {name: index for index, node in enumerate(graph.graph.node) for name in node.output}
+    needed: set[str] = set()
+    left = [output.name for output in graph.graph.output]
+    while left:
+        name = left.pop()
+        if name not in needed:
+            needed.add(name)
+            left += uses(graph.graph.node[maker[name]]) if name in maker else ()
+    nodes = [node for node in graph.graph.node if needed.intersection(node.output)]
+    weights = [tensor for tensor in graph.graph.initializer if tensor.name in needed]
+    for entries, kept in ((graph.graph.node, nodes), (graph.graph.initializer, weights)):
+        del entries[:]
+        entries.extend(kept)
+
+
 def _simplify(graph: "onnx.ModelProto") -> "onnx.ModelProto":
-    """Folds constants, drops what does nothing and what no output needs: ONNX Runtime's basic optimisations.
+    """Folds constants, joins and drops what does nothing: ONNX Runtime's basic optimisations.
 
     They keep to ONNX's own operators; TensorRT's parser then meets no arithmetic with shapes.
     """
@@ -189,7 +214,7 @@ def _simplify(graph: "onnx.ModelProto") -> "onnx.ModelProto":
 
 def _to_fp16(graph: "onnx.ModelProto", image: np.ndarray) -> "onnx.ModelProto":
     """In float16, but for inputs, outputs, operators that need more, and those whose values would not fit."""
-    _onnx()
+    onnx = _onnx()
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     peaks = _peaks(graph, image)
@@ -197,7 +222,20 @@ def _to_fp16(graph: "onnx.ModelProto", image: np.ndarray) -> "onnx.ModelProto":
     keep = [node.name for node in graph.graph.node if large.intersection((*node.input, *node.output))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # for each weight that is next to nothing
-        return convert_float_to_float16(graph, keep_io_types=True, node_block_list=keep)
+        half = convert_float_to_float16(graph, keep_io_types=True, node_block_list=keep)
+    # Between two operators that stay in fp32 it casts to float16, in which the values do not fit, and back.
+    FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
+    casts = {node.output[0]: node for node in half.graph.node if node.op_type == "Cast"}
+    to = {name: onnx.helper.get_node_attr_value(node, "to") for name, node in casts.items()}
+    same = {
+        name: casts[node.input[0]].input[0]
+        for name, node in casts.items()
+        if to[name] == FLOAT and to.get(node.input[0]) == FLOAT16
+    }
+    for node in half.graph.node:
+        node.input[:] = [same.get(name, name) for name in node.input]
+    _prune(half)
+    return half
 
 
 def _peaks(graph: "onnx.ModelProto", image: np.ndarray) -> dict[str, float]:

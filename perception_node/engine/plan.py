@@ -3,8 +3,9 @@
 A plan is machine code for one GPU architecture and one version of the library. Beside each lies a sidecar, JSON, with
 the key and with what can be known of the plan only while it is built. Neither TensorRT nor a GPU is needed here.
 
-A plan is loaded only if its key is the one wanted. And because it is code, only if nobody but the user or root could
-have written it, and it is, byte for byte, what its sidecar vouches for.
+A plan is loaded only if its key is the one wanted. And because it is code ("executable artifacts": NVIDIA, TensorRT 11,
+Security Considerations), only if nobody but the user or root could have written it, and it is, byte for byte, what its
+sidecar vouches for.
 """
 
 import contextlib

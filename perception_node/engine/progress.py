@@ -1,5 +1,6 @@
 """Long work in a library, with a view of how far it is and a way to stop it."""
 
+import shutil
 import sys
 import threading
 import time
@@ -89,7 +90,8 @@ def watch(title: str, work: Callable[[], T], progress: Progress, say: Callable[[
     # No estimate of the time left: most of it goes into a few steps, and the steps' number says nothing of that.
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}{postfix}"
     terminal = sys.stderr.isatty()
-    with tqdm(total=1.0, desc=title, bar_format=form, leave=False, disable=not terminal) as bar:
+    columns = shutil.get_terminal_size().columns  # 80 where the terminal says 0, at which tqdm would show nothing
+    with tqdm(total=1.0, desc=title, bar_format=form, ncols=columns, leave=False, disable=not terminal) as bar:
         thread.start()
         try:
             while thread.is_alive():

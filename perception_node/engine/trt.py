@@ -60,10 +60,11 @@ class Library:
         self.trt = trt = _import(name)
         self.version: str = trt.__version__
         self.messages = Messages()
-        capabilities = getattr(trt, "ComputeCapability", None)
-        can_aim = capabilities is not None and hasattr(trt.IBuilderConfig, "set_compute_capability")
-        known = sorted((c for c in capabilities.__members__ if c.startswith("SM")), key=len) if can_aim else ()
-        self.architectures = tuple(c.replace("SM", "sm_") for c in known)
+        can_aim = hasattr(trt.IBuilderConfig, "set_compute_capability")
+        # Through vars, as the type stubs, which are tensorrt's, know nothing of it.
+        self._capabilities: dict[str, Any] = vars(trt)["ComputeCapability"].__members__ if can_aim else {}
+        known = sorted((name for name in self._capabilities if name.startswith("SM")), key=lambda name: int(name[2:]))
+        self.architectures = tuple(name.replace("SM", "sm_") for name in known)
 
         class Logger(trt.ILogger):
             def __init__(self, library: "Library"):
@@ -121,7 +122,7 @@ class Library:
         """Sets the architecture to build for, one that target has admitted."""
         if self.architectures:
             config.num_compute_capabilities = 1
-            capability = getattr(self.trt, "ComputeCapability").__members__[architecture.replace("sm_", "SM")]  # noqa: B009
+            capability = self._capabilities[architecture.replace("sm_", "SM")]
             if not config.set_compute_capability(capability, 0):
                 raise UserError(f"--target {architecture}: {self.name} {self.version} refuses it")
 

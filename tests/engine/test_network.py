@@ -1,0 +1,160 @@
+"""The ONNX that plans are built from, as ONNX Runtime runs it."""
+
+import hashlib
+
+import numpy as np
+import onnx
+import pytest
+from networks import convolution, write_calibration, write_quantized_model, write_semantic_model
+from onnx import TensorProto, helper, numpy_helper
+
+from perception_node.engine.network import FP16_RANGE, load_network, prepare, read_calibration
+from perception_node.errors import ModelError
+from perception_node.model import load_model
+
+
+def shapes(tensors):
+    return {t.name: [d.dim_value or d.dim_param for d in t.type.tensor_type.shape.dim] for t in tensors}
+
+
+def types(tensors):
+    return {t.name: t.type.tensor_type.elem_type for t in tensors}
+
+
+def weights_of(graph):
+    return {w.name: w.data_type for w in graph.graph.initializer}
+
+
+def test_the_default_network_in_fp32_is_the_same():
+    network = prepare(load_model())
+    assert network.differences == {"semantic": 0.0, "center": 0.0, "offset": 0.0}
+    assert network.content == network.onnx.SerializeToString()
+    assert {opset.domain for opset in network.onnx.opset_import} == {""}
+
+
+def test_the_default_network_in_fp16_keeps_its_inputs_and_outputs():
+    network = prepare(load_model(), "fp16")
+    assert set(types([*network.onnx.graph.input, *network.onnx.graph.output]).values()) == {TensorProto.FLOAT}
+    assert TensorProto.FLOAT not in {w.data_type for w in network.onnx.graph.initializer if len(w.dims) == 4}
+    assert len(network.content) < 0.55 * load_model().onnx_path.stat().st_size
+    assert 0 < network.differences["semantic"] < 0.1  # logits up to 5
+    assert 0 < network.differences["offset"] < 1.0  # input pixels
+    assert 0 < network.differences["center"] < 0.01
+
+
+def test_open_sizes_are_fixed_and_arithmetic_with_them_is_gone(tmp_path):
+    nodes = [
+        helper.make_node("Shape", ["image"], ["shape"]),
+        helper.make_node("Slice", ["shape", "two", "four"], ["hw"]),
+        helper.make_node("Concat", ["one_three", "hw"], ["whole"], axis=0),
+        helper.make_node("Reshape", ["image", "whole"], ["semantic"]),
+    ]
+    constants = {
+        "two": np.array([2], np.int64),
+        "four": np.array([4], np.int64),
+        "one_three": np.array([1, 3], np.int64),
+    }
+    model = load_model(write_semantic_model(tmp_path / "m", nodes, constants, size=("height", "width")))
+    network = prepare(model)
+    assert shapes(network.onnx.graph.input) == {"image": [1, 3, 8, 8]}
+    assert {node.op_type for node in network.onnx.graph.node} <= {"Reshape", "Identity"}
+    assert network.differences == {"semantic": 0.0}
+
+
+def test_outputs_that_the_manifest_does_not_use_are_dropped_with_what_made_them(tmp_path):
+    first, weights = convolution("first", "image", "semantic")
+    second, more = convolution("second", "semantic", "auxiliary")
+    model = load_model(write_semantic_model(tmp_path / "m", first + second, weights | more, ("auxiliary",)))
+    network = prepare(model)
+    assert list(shapes(network.onnx.graph.output)) == ["semantic"]
+    assert len(network.onnx.graph.node) == 1
+    assert list(network.differences) == ["semantic"]
+
+
+def test_operators_that_leave_the_range_of_float16_stay_in_fp32(tmp_path):
+    first, weights = convolution("first", "image", "a")
+    large, more = convolution("large", "a", "b", scale=FP16_RANGE)
+    back, most = convolution("back", "b", "c", scale=1 / FP16_RANGE)
+    last, rest = convolution("last", "c", "semantic")
+    nodes = first + large + back + last
+    model = load_model(write_semantic_model(tmp_path / "m", nodes, weights | more | most | rest))
+    network = prepare(model, "fp16")
+    kinds = weights_of(network.onnx)
+    kept = {name for name, kind in kinds.items() if kind == TensorProto.FLOAT and name.endswith("_w")}
+    assert kept == {"large_w", "back_w"}
+    assert network.differences["semantic"] < 10  # of values around 500; in float16 throughout it would be infinite
+
+
+def test_a_simplification_that_changes_outputs_is_not_used(tmp_path, monkeypatch):
+    from perception_node.engine import network as module
+
+    nodes, weights = convolution("first", "image", "semantic")
+    model = load_model(write_semantic_model(tmp_path / "m", nodes, weights))
+
+    def wrong(graph):
+        changed = onnx.ModelProto.FromString(graph.SerializeToString())
+        array = numpy_helper.to_array(changed.graph.initializer[0]) * 1.01
+        changed.graph.initializer[0].CopyFrom(numpy_helper.from_array(array.astype(np.float32), "first_w"))
+        return changed
+
+    monkeypatch.setattr(module, "_simplify", wrong)
+    lines = []
+    assert prepare(model, say=lines.append).differences == {"semantic": 0.0}
+    assert "simplified, it differs by {'semantic'" in lines[0]
+
+
+def test_weights_in_another_file_are_refused(tmp_path):
+    nodes, weights = convolution("first", "image", "semantic")
+    folder = write_semantic_model(tmp_path / "m", nodes, weights)
+    graph = onnx.load(folder / "model.onnx")
+    onnx.save(graph, folder / "model.onnx", save_as_external_data=True, size_threshold=0, location="weights")
+    with pytest.raises(ModelError, match="weights 'first_w' lie in another file, which no hash covers; export"):
+        load_network(folder / "model.onnx")
+
+
+# ---- int8 ----
+
+
+@pytest.fixture
+def quantized(tmp_path):
+    return write_quantized_model(tmp_path / "m")
+
+
+def test_a_calibration_is_taken_as_it_is(quantized):
+    model = load_model(quantized)
+    calibration = read_calibration(model)
+    assert calibration == read_calibration(model, quantized / "int8")
+    assert calibration.sha256 == hashlib.sha256((quantized / "int8/quantized.onnx").read_bytes()).hexdigest()
+    network = prepare(model, "int8", calibration)
+    assert [node.op_type for node in network.onnx.graph.node] == ["QuantizeLinear", "DequantizeLinear", "Conv"]
+    assert 0 < network.differences["semantic"] < 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model_sha256": "0" * 64}, "model_sha256: was made from a network with 000000000000…, but model.onnx has"),
+        ({"sha256": "0" * 64}, "sha256: is 000000000000…, but quantized.onnx has"),
+        ({"sha256": None}, "sha256: is None…, but quantized.onnx has"),
+        ({"onnx": "none.onnx"}, "--calibration: there is no .*none.onnx; make one with the INT8 calibration"),
+        ({"onnx": 3}, "calibration.json: not a calibration's"),
+    ],
+)
+def test_a_calibration_that_is_not_this_networks(changes, message, quantized):
+    write_calibration(quantized, onnx.load(quantized / "int8/quantized.onnx"), **changes)
+    with pytest.raises(ModelError, match=message):
+        read_calibration(load_model(quantized))
+
+
+def test_no_calibration(tiny_model):
+    with pytest.raises(ModelError, match=r"--calibration: there is no .*tiny/int8/calibration.json; make one .*fp16"):
+        read_calibration(load_model(tiny_model))
+
+
+def test_a_calibration_with_other_outputs(quantized):
+    graph = onnx.load(quantized / "int8/quantized.onnx")
+    graph.graph.output[0].name = graph.graph.node[2].output[0] = "other"
+    write_calibration(quantized, graph)
+    model = load_model(quantized)
+    with pytest.raises(ModelError, match=r"quantized.onnx: has not all the tensors that m needs: image, semantic"):
+        prepare(model, "int8", read_calibration(model))

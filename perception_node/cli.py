@@ -39,6 +39,7 @@ def main() -> None:
     perception segment images/ --out out/images --truth labels/
     perception replay recording/ --out out/replayed
     perception fuse outputs.npz --family center_offset --taxonomy cityscapes --size 1024x2048 --out frame.npz
+    perception inspect engines/mine
 
     The ROS 2 node is a command of its own: perception_node.
     """
@@ -187,6 +188,22 @@ def fuse(
     click.echo(f"{family} {size}: {summary['segments']} segments, {summary['instances']} instances -> {out}")
     times = "  ".join(f"{name} {summary[f'{name}_ms']:.2f} ms" for name in ("median", "min", "max"))
     click.echo(f"  {runs} runs on {device}: {times}")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_JSON
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what FILE is made of, and whether it would load here.
+
+    FILE is an ONNX file, a model folder (or the name of a model that comes with the package), or a TensorRT plan
+    (.plan, .engine) with its sidecar beside it. Of a network: inputs and outputs, operators, parameters, work in
+    multiply-accumulates, memory, precisions; with --json every layer. It needs the onnx package.
+    """
+    from perception_node.inspection import describe, inspect_file
+
+    found = inspect_file(file)
+    click.echo(json.dumps(found) if as_json else describe(found))
 
 
 def _report(summary: dict[str, Any], out: Path, as_json: bool) -> None:

@@ -28,7 +28,11 @@ class StageTimer:
     def __call__(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self._milliseconds[stage].append((time.perf_counter() - start) * 1e3)
+        self.add(stage, time.perf_counter() - start)
+
+    def add(self, stage: str, seconds: float) -> None:
+        """Adds a duration that was measured elsewhere."""
+        self._milliseconds[stage].append(seconds * 1e3)
 
     def percentiles(self) -> dict[str, dict[str, float]]:
         """Milliseconds, as {"network": {"p50": 31.2, "p95": 35.0, "p99": 40.1}, ...}, in order of first use."""

@@ -137,6 +137,8 @@ def _operator(node: Any) -> str:
 def _dtype(element_type: int) -> str:
     from onnx import TensorProto
 
+    if element_type not in TensorProto.DataType.values():
+        return f"type {element_type}"
     name = TensorProto.DataType.Name(element_type).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)
 
@@ -183,8 +185,11 @@ def _check_external(path: Path, model: Any) -> list[str]:
     for tensor in model.graph.initializer:
         if tensor.data_location == tensor.EXTERNAL:
             entries = {entry.key: entry.value for entry in tensor.external_data}
-            end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
             location = entries.get("location", "")
+            try:
+                end = int(entries.get("offset", 0)) + int(entries.get("length", 0))
+            except ValueError as error:
+                raise ModelError(f"{path}: where {tensor.name!r} lies in {location!r} is no number: {error}") from error
             needed[location] = max(end, needed.get(location, 0))
     for location, size in needed.items():
         file = path.parent / location
@@ -197,26 +202,23 @@ def _check_external(path: Path, model: Any) -> list[str]:
 
 def _set_input_shapes(model: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
     for value in model.graph.input:
-        sizes = value.type.tensor_type.shape.dim
-        if len(sizes) == len(shapes.get(value.name, ())):
-            for size, known in zip(sizes, shapes[value.name], strict=True):
+        sizes, known_sizes = value.type.tensor_type.shape.dim, shapes.get(value.name, ())
+        if len(sizes) == len(known_sizes):
+            for size, known in zip(sizes, known_sizes, strict=True):
                 if not size.HasField("dim_value"):
                     size.dim_value = known
 
 
 def _weights(graph: Any) -> dict[str, tuple[Shape, str]]:
     """Shape and dtype of all constants of the graph and of the bodies in it, by name."""
-    tensors = list(graph.initializer)
+    named = [(tensor.name, tensor) for tensor in graph.initializer]
     for node in _nodes(graph):
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
-                tensors += body.initializer
-        if node.op_type == "Constant" and node.attribute[0].name == "value":
-            tensor = type(node.attribute[0].t)()
-            tensor.CopyFrom(node.attribute[0].t)
-            tensor.name = node.output[0]
-            tensors.append(tensor)
-    return {tensor.name: (list(tensor.dims), _dtype(tensor.data_type)) for tensor in tensors}
+                named += [(tensor.name, tensor) for tensor in body.initializer]
+            if node.op_type == "Constant" and attribute.name == "value":
+                named += [(name, attribute.t) for name in node.output]
+    return {name: (list(tensor.dims), _dtype(tensor.data_type)) for name, tensor in named}
 
 
 def _values(graph: Any) -> dict[str, tuple[Shape | None, str]]:
@@ -237,7 +239,8 @@ def _layers(graph: Any, values: Mapping, weights: Mapping) -> tuple[list[dict[st
     producers = {name: node for node in graph.node for name in node.output}
     layers, uncounted = [], Counter()
     for node in _nodes(graph):
-        if node.op_type in CONVOLUTIONS + PRODUCTS and node.domain in ("", "ai.onnx"):
+        is_whole = len(node.input) > _WEIGHT.get(node.op_type, 1) and node.output
+        if _operator(node) in CONVOLUTIONS + PRODUCTS and is_whole:
             macs = _macs(node, known)
             if macs is None:
                 uncounted[node.op_type] += 1

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from perception_node.bags import typestore
 from perception_node.drivable import drivable_area
-from perception_node.engine import choose_engine
+from perception_node.engine import ENGINES, choose_engine
 from perception_node.errors import SourceError, UserError
 from perception_node.messages import MessageFactory
 from perception_node.model import Model
@@ -63,7 +63,7 @@ def bench(
             turns would cost the first its warm caches when frames come one at a time.
 
     Returns:
-        model, sha256, device, engine, threads (0: all cores), frames, warmup, size ([height, width] of the first
+        model, sha256, device, engine, threads (0: all cores), frames, warmup, size ([height, width] of the last
         frame), made_up.
         machine: processor, cores (that this process may use), load (the system's, of the last minute, at the start).
         stages_ms: by stage p50, p95, p99; "total" is the whole frame.
@@ -72,10 +72,12 @@ def bench(
         in_flight_gain: how many times as many frames two in flight do, the median over rounds; None if not measured.
         memory_mib: the process's resident memory, "start" with nothing but the frames, then its "peak" when one
             pipeline is warm, and "peak_in_flight" when two are, or None.
-        against: None, or engine; stages_ms; throughput_fps; time_ratio, by stage the median of its time on a frame /
-            the first's; outputs, by tensor max_abs and mean_abs difference and frames_compared, which leaves out those
-            on which the shapes differ; equal_class_pixels and equal_instance_pixels, shares of 1, the latter of the
-            pixels that belong to an instance for either engine, None if there are none.
+        against: None, or device, engine, stages_ms, throughput_fps as above and
+            time_ratio: by stage, the median of its time on a frame / the first's.
+            outputs: by tensor, max_abs and mean_abs difference and frames_compared, which leaves out those on which the
+                shapes differ.
+            equal_class_pixels, equal_instance_pixels: shares of 1, the latter of the pixels that belong to an instance
+                for either engine, None if there are none.
 
     Raises:
         UserError: an option is out of range, or the model cannot be run.
@@ -84,23 +86,25 @@ def bench(
         if value < least:
             raise UserError(f"{name} {value}: expected: {least} or more")
     engine = choose_engine(device, engine)
-    other = choose_engine(device, against) if against is not None else None
+    # The other one may be of another device: a GPU's answers are compared with the CPU's.
+    other_device = next((name for name, engines in ENGINES.items() if against in engines), device)
+    other = choose_engine(other_device, against) if against is not None else None
     if other == engine:
         raise UserError(f"against {against!r}: is the engine that is measured; name another one")
     images = footage or _made_up(size_hw or model.input.size_hw)
     machine = {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 2)}
     memory = {"start": _memory_mib("VmRSS"), "peak": None, "peak_in_flight": None}
 
-    def load(name: str) -> _Run:
-        run = _Run(Pipeline(model, device, threads, name))
+    def load(device: str, engine: str) -> _Run:
+        run = _Run(Pipeline(model, device, threads, engine))
         for index in range(warmup):
             run.frame(images[index % len(images)], timed=False)
         return run
 
-    run = load(engine)
+    run = load(device, engine)
     memory["peak"] = _memory_mib("VmHWM")
-    rival = load(other) if other else None
-    twin = load(engine) if in_flight == 2 and not rival else None
+    rival = load(other_device, other) if other else None
+    twin = load(device, engine) if in_flight == 2 and not rival else None
     if twin:
         memory["peak_in_flight"] = _memory_mib("VmHWM")
     comparison = _Comparison()
@@ -128,7 +132,7 @@ def bench(
         "threads": threads,
         "frames": frames,
         "warmup": warmup,
-        "size": list(images[0].shape[:2]),
+        "size": list(seen[run].class_map.shape),
         "made_up": footage is None,
         "machine": machine,
         "stages_ms": stages,
@@ -141,6 +145,7 @@ def bench(
         "memory_mib": memory,
         "against": rival
         and {
+            "device": other_device,
             "engine": other,
             "stages_ms": rival_stages,
             "throughput_fps": round(frames / rival.seconds, 3),
@@ -181,7 +186,7 @@ class _Run:
         seconds = time.perf_counter() - start
         self.pipeline.timer = timer
         if timed:
-            timer.add("total", seconds)
+            timer.add("total", seconds * 1e3)
             self.seconds += seconds
         return frame
 

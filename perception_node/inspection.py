@@ -10,10 +10,11 @@ from typing import Any
 
 import yaml
 
-from perception_node.engine import ENGINES, load_engine
+from perception_node.engine import ENGINES
 from perception_node.errors import ModelError, UserError, one_line
 from perception_node.model import MANIFEST, Model, find_model, load_model
-from perception_node.network import NOT_COUNTED, inspect_network
+from perception_node.onnx_summary import NOT_COUNTED, summarize_onnx
+from perception_node.pipeline import Pipeline
 
 PLAN_SUFFIXES = (".plan", ".engine")
 Row = tuple[str, str]
@@ -24,7 +25,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
 
     Returns:
         kind: "onnx", "model" or "plan"; path; and
-        onnx: network, see perception_node.network.inspect_network.
+        onnx: network, see perception_node.onnx_summary.summarize_onnx.
         model: manifest (None if it is wrong) and error (None if it is right), hash_matches and network (None if there
             is no network), loads: by engine, None or why it does not load.
         plan: bytes, sha256, hash_matches (None if the sidecar has none), sidecar, refusal (None or why it would not
@@ -36,7 +37,7 @@ def inspect_file(path: Path) -> dict[str, Any]:
     if path.is_file() and path.suffix in PLAN_SUFFIXES:
         return {"kind": "plan", "path": str(path), **_inspect_plan(path)}
     if path.is_file() and path.name != MANIFEST:
-        return {"kind": "onnx", "path": str(path), "network": inspect_network(path)}
+        return {"kind": "onnx", "path": str(path), "network": summarize_onnx(path)}
     if path.suffix in (".onnx", *PLAN_SUFFIXES) and not path.exists():
         raise UserError(f"{path}: no such file")
     folder = find_model(path.parent if path.is_file() else path)
@@ -53,7 +54,7 @@ def _inspect_model(folder: Path) -> dict[str, Any]:
         "manifest": _manifest(model),
         "error": None,
         "hash_matches": True,
-        "network": inspect_network(model.onnx_path, {model.input.tensor: size}),
+        "network": summarize_onnx(model.onnx_path, {model.input.tensor: size}),
         "loads": {name: _refusal(model, device, name) for device, names in ENGINES.items() for name in names},
     }
 
@@ -63,7 +64,7 @@ def _inspect_unsound(folder: Path) -> dict[str, Any]:
     try:
         entries = yaml.safe_load((folder / MANIFEST).read_bytes())
         onnx_path = folder / entries["onnx"]
-        network = inspect_network(onnx_path)
+        network = summarize_onnx(onnx_path)
     except (yaml.YAMLError, RecursionError, TypeError, KeyError, OSError, UserError):
         return {"hash_matches": None, "network": None}
     return {"hash_matches": network["sha256"] == entries.get("sha256"), "network": network}
@@ -96,7 +97,7 @@ def _manifest(model: Model) -> dict[str, Any]:
 def _refusal(model: Model, device: str, engine: str) -> str | None:
     """Why the model does not load here; None if it does. It is tried."""
     try:
-        load_engine(model, device, engine=engine)
+        Pipeline(model, device, engine=engine)
     except UserError as error:
         return str(error)
     return None
@@ -118,7 +119,7 @@ def _inspect_plan(path: Path) -> dict[str, Any]:
     if not isinstance(sidecar, dict):
         raise ModelError(f"{sidecar_path}: a JSON {type(sidecar).__name__}; expected: an object; build the plan again")
     actual = hashlib.sha256(path.read_bytes()).hexdigest()
-    expected = sidecar.get("sha256")
+    expected = sidecar.get("plan_sha256")
     return {
         "bytes": path.stat().st_size,
         "sha256": actual,

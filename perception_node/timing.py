@@ -28,11 +28,10 @@ class StageTimer:
     def __call__(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
         yield
-        self.add(stage, time.perf_counter() - start)
+        self.add(stage, (time.perf_counter() - start) * 1e3)
 
-    def add(self, stage: str, seconds: float) -> None:
-        """Adds a duration that was measured elsewhere."""
-        self._milliseconds[stage].append(seconds * 1e3)
+    def add(self, stage: str, milliseconds: float) -> None:
+        self._milliseconds[stage].append(milliseconds)
 
     def percentiles(self) -> dict[str, dict[str, float]]:
         """Milliseconds, as {"network": {"p50": 31.2, "p95": 35.0, "p99": 40.1}, ...}, in order of first use."""

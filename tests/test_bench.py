@@ -84,7 +84,7 @@ def test_against_another_engine(tiny_model):
     result = bench_json(*arguments)
     against = result["against"]
     assert {*against} == {
-        *("engine", "stages_ms", "throughput_fps", "time_ratio", "outputs", "equal_class_pixels"),
+        *("device", "engine", "stages_ms", "throughput_fps", "time_ratio", "outputs", "equal_class_pixels"),
         "equal_instance_pixels",
     }
     assert (result["engine"], against["engine"]) == ("openvino", "onnxruntime")

@@ -90,7 +90,7 @@ def test_a_manifest_that_says_nothing(tiny_model, content):
 
 
 def test_a_plan_and_its_sidecar(tmp_path):
-    plan = write_plan(tmp_path, sha256=hashlib.sha256(b"a plan").hexdigest())
+    plan = write_plan(tmp_path, plan_sha256=hashlib.sha256(b"a plan").hexdigest())
     found = inspect_json(plan)
     assert (found["kind"], found["bytes"], found["hash_matches"]) == ("plan", 6, True)
     assert found["sidecar"]["key"]["library"] == "tensorrt_rtx"

@@ -24,7 +24,7 @@ _NOT_PARAMETERS = ("int64", "bool", "string")  # shapes, indices, switches
 Shape = list[int | str | None]
 
 
-def inspect_network(path: Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Any]:
+def summarize_onnx(path: Path, input_shapes: Mapping[str, tuple[int, ...]] | None = None) -> dict[str, Any]:
     """Reads an ONNX file; weights that lie in files of their own need only be there.
 
     Args:
@@ -268,7 +268,7 @@ def _macs(node: Any, known: Mapping[str, tuple[Shape | None, str]]) -> int | Non
 
 
 def _precision(node: Any, known: Mapping, producers: Mapping) -> str:
-    """What the node computes in; see inspect_network."""
+    """What the node computes in; see summarize_onnx."""
 
     def stored(name: str) -> tuple[str, bool]:
         """The dtype of an input, before DequantizeLinear if it comes out of one."""

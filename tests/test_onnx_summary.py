@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from perception_node.errors import ModelError, UserError
-from perception_node.network import inspect_network
+from perception_node.onnx_summary import summarize_onnx
 
 onnx = pytest.importorskip("onnx", reason="needs onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -39,7 +39,7 @@ def write_convolution(path: Path, shape=(1, 3, 8, 10), **save) -> Path:
 
 
 def test_one_convolution(tmp_path):
-    found = inspect_network(write_convolution(tmp_path / "model.onnx"))
+    found = summarize_onnx(write_convolution(tmp_path / "model.onnx"))
     assert found["inputs"] == [{"name": "image", "shape": [1, 3, 8, 10], "dtype": "float32"}]
     assert found["outputs"] == [{"name": "out", "shape": [1, 4, 8, 10], "dtype": "float32"}]
     assert (found["producer"], found["opset"], found["ops"]) == ("pencil", {"ai.onnx": 17}, {"Conv": 1})
@@ -67,7 +67,7 @@ def test_one_convolution(tmp_path):
 def test_multiply_accumulates(tmp_path, op, input_shape, weight_shape, attributes, macs):
     node = helper.make_node(op, ["x", "w"], ["y"], **attributes)
     weights = {"w": np.ones(weight_shape, np.float32)}
-    found = inspect_network(
+    found = summarize_onnx(
         write(tmp_path / "model.onnx", [node], {"x": (FLOAT, input_shape)}, {"y": (FLOAT, None)}, weights)
     )
     assert found["macs"] == macs
@@ -81,24 +81,24 @@ def test_a_tensor_lives_until_it_is_last_read(tmp_path):
         helper.make_node("Relu", ["a"], ["b"]),
         helper.make_node("Concat", ["b"] * 10, ["y"], axis=0),
     ]
-    found = inspect_network(write(tmp_path / "model.onnx", nodes, {"x": (FLOAT, [10])}, {"y": (FLOAT, None)}))
+    found = summarize_onnx(write(tmp_path / "model.onnx", nodes, {"x": (FLOAT, [10])}, {"y": (FLOAT, None)}))
     assert found["activation_peak_bytes"] == 40 + 400
 
 
 def test_open_sizes_are_not_guessed_but_may_be_given(tmp_path):
     path = write_convolution(tmp_path / "model.onnx", ("N", 3, "height", None))
-    found = inspect_network(path)
+    found = summarize_onnx(path)
     assert found["inputs"][0]["shape"] == ["N", 3, "height", None]
     assert found["dynamic"]
     assert (found["macs"], found["uncounted"], found["activation_peak_bytes"]) == (0, {"Conv": 1}, None)
-    found = inspect_network(path, {"image": (1, 3, 8, 10)})
+    found = summarize_onnx(path, {"image": (1, 3, 8, 10)})
     assert (found["macs"], found["uncounted"]) == (8640, {})
     assert found["inputs"][0]["shape"] == ["N", 3, "height", None]
 
 
 def test_an_output_of_which_nothing_is_said(tmp_path):
     node = helper.make_node("Relu", ["x"], ["y"])
-    found = inspect_network(write(tmp_path / "model.onnx", [node], {"x": (FLOAT, [1])}, {"y": (FLOAT, None)}))
+    found = summarize_onnx(write(tmp_path / "model.onnx", [node], {"x": (FLOAT, [1])}, {"y": (FLOAT, None)}))
     assert (found["outputs"][0]["shape"], found["dynamic"]) == (None, True)
     assert "Field 'shape'" in found["check"]
 
@@ -120,7 +120,7 @@ def test_precisions(tmp_path):
         "scale": np.float32(0.5),
         "zero": np.int8(0),
     }
-    found = inspect_network(
+    found = summarize_onnx(
         write(
             tmp_path / "model.onnx",
             nodes,
@@ -140,15 +140,15 @@ def test_precisions(tmp_path):
 def test_weights_in_files_of_their_own(tmp_path):
     options = {"save_as_external_data": True, "location": "weights.bin", "size_threshold": 0}
     path = write_convolution(tmp_path / "model.onnx", **options)
-    found = inspect_network(path)
+    found = summarize_onnx(path)
     assert (found["external_files"], found["parameters"]) == (["weights.bin"], 112)
     weights = tmp_path / "weights.bin"
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(ModelError, match=r"weights.bin: holds 100 bytes, model.onnx needs \d+"):
-        inspect_network(path)
+        summarize_onnx(path)
     weights.unlink()
     with pytest.raises(ModelError, match=r"its weights lie in .*weights\.bin, which is missing"):
-        inspect_network(path)
+        summarize_onnx(path)
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "text", "picture"])
@@ -159,14 +159,14 @@ def test_what_is_no_network_is_one_line(tmp_path, damage):
         {"empty": b"", "cut": whole[: len(whole) // 2], "text": b"hello\n" * 9, "picture": b"\x89PNG\r\n\x1a\n"}[damage]
     )
     with pytest.raises(ModelError, match="not an ONNX") as caught:
-        inspect_network(path)
+        summarize_onnx(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
 
 
 def test_what_the_checker_finds_is_told(tmp_path):
     node = helper.make_node("NoSuchOperator", ["x"], ["y"])
-    found = inspect_network(write(tmp_path / "model.onnx", [node], {"x": (FLOAT, [1])}, {"y": (FLOAT, [1])}))
+    found = summarize_onnx(write(tmp_path / "model.onnx", [node], {"x": (FLOAT, [1])}, {"y": (FLOAT, [1])}))
     assert "NoSuchOperator" in found["check"]
 
 
@@ -174,4 +174,4 @@ def test_without_onnx_it_says_what_to_install(tmp_path, monkeypatch):
     path = write_convolution(tmp_path / "model.onnx")
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(UserError, match="pip install onnx"):
-        inspect_network(path)
+        summarize_onnx(path)

@@ -40,6 +40,8 @@ def main() -> None:
     perception replay recording/ --out out/replayed
     perception fuse outputs.npz --family center_offset --taxonomy cityscapes --size 1024x2048 --out frame.npz
     perception build engines/mine --precision fp16
+    perception inspect engines/mine
+    perception bench engines/mine drive.mp4 --against openvino
 
     The ROS 2 node is a command of its own: perception_node.
     """
@@ -262,6 +264,83 @@ def build(
         differences = plan.sidecar.differences.items()
         shown = ", ".join(f"{name} {'-' if value is None else format(value, '.2g')}" for name, value in differences)
         click.echo(f"  its network on a random image, largest difference to the model's: {shown}")
+
+
+@main.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@_JSON
+def inspect(file: Path, as_json: bool) -> None:
+    """Show what FILE is made of, and whether it would load here.
+
+    FILE is an ONNX file, a model folder (or the name of a model that comes with the package), or a TensorRT plan
+    (.plan, .engine) with its sidecar beside it. Of a network: inputs and outputs, operators, parameters, work in
+    multiply-accumulates, memory, precisions; with --json every layer. It needs the onnx package.
+    """
+    from perception_node.inspection import describe, inspect_file
+
+    found = inspect_file(file)
+    click.echo(json.dumps(found) if as_json else describe(found))
+
+
+@main.command()
+@click.argument("model", default=DEFAULT_MODEL)
+@click.argument("input", type=click.Path(path_type=Path), required=False)
+@_DEVICE
+@_ENGINE
+@_THREADS
+@click.option("--frames", default=100, show_default=True, help="How many are timed.")
+@click.option("--warmup", default=5, show_default=True, help="How many are run before, and not timed.")
+@click.option("--size", metavar="HxW", help="Of made-up frames; without it the model's input size.")
+@click.option("--against", metavar="ENGINE", help="Run another engine on the same frames and compare.")
+@click.option("--in-flight", default=2, show_default=True, type=click.IntRange(1, 2), help="The most frames at a time.")
+@_TOPIC
+@_JSON
+def bench(
+    model: str,
+    input: Path | None,
+    device: str,
+    engine: str,
+    threads: int,
+    frames: int,
+    warmup: int,
+    size: str | None,
+    against: str | None,
+    in_flight: int,
+    topic: str | None,
+    as_json: bool,
+) -> None:
+    """Measure MODEL on this machine: stage times, throughput, memory.
+
+    
+    perception bench camvid_lite0 drive.mp4
+    perception bench engines/mine --size 1080x1920 --engine openvino --against onnxruntime
+
+    Frames come from INPUT (an image, a folder of images, a video or a bag), the first few over and over; without it
+    they are made up. A frame goes through all that the node does with it but DDS: preprocess, network, fusion,
+    drivable, messages. Another engine takes turns with the first, frame by frame, so that other load on the machine
+    falls on both; trust the ratios more than the times.
+    """
+    from perception_node.bench import bench as run
+    from perception_node.bench import describe, take_frames
+    from perception_node.fuse import parse_size
+
+    loaded = load_model(model)
+    if input and size:
+        raise UserError(f"size {size!r}: only made-up frames have one; leave out --size or {input}")
+    footage = take_frames(open_source(input, topic)) if input else None
+    result = run(
+        loaded,
+        footage,
+        device=device,
+        engine=engine,
+        threads=threads,
+        frames=frames,
+        warmup=warmup,
+        size_hw=parse_size(size) if size else None,
+        against=against,
+        in_flight=in_flight,
+    )
+    click.echo(json.dumps(result) if as_json else describe(result))
 
 
 def _report(summary: dict[str, Any], out: Path, as_json: bool) -> None:

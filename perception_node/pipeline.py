@@ -35,7 +35,6 @@ class Pipeline:
 
     Attributes:
         timer: of the stages "preprocess", "network" and "fusion"; callers add stages of their own.
-        outputs: what the network gave for the last image, by the names in the ONNX graph, on the device.
 
     Raises:
         UserError: the network cannot be loaded, is not what the manifest says, or there is no such device or engine.
@@ -56,7 +55,7 @@ class Pipeline:
     ):
         self.model = model
         self.timer = StageTimer()
-        self.outputs: Mapping[str, Array] = {}
+        self._outputs: Mapping[str, Array] = {}
         self._device = open_device(device, threads)
         self._engine = load_engine(model, self._device, engine, plan)
         self._preprocess = Preprocess(self._device, model.input)
@@ -100,17 +99,21 @@ class Pipeline:
             self.timer.add(stage, self._device.milliseconds(mark, next_mark) + more)
         return frame
 
+    def outputs(self) -> dict[str, np.ndarray]:
+        """What the network gave for the last image, by the names in the ONNX graph."""
+        return {name: self._device.download(array) for name, array in self._outputs.items()}
+
     def _compute(self) -> None:
         """Queues what depends on the image's bytes alone, so that it can be recorded."""
         self._preprocess.start()
         preprocessed = self._device.mark()
-        self.outputs = self._engine.infer(self._preprocess.tensor)
+        self._outputs = self._engine.infer(self._preprocess.tensor)
         self._marks = [preprocessed, self._device.mark()]
         self._fusion.start(self._roles(), self._preprocess.geometry)
 
     def _roles(self) -> dict[str, Array]:
         """The network's outputs by the family's names, without the batch axis."""
-        outputs = {role: self.outputs[name] for role, name in self.model.tensors.items()}
+        outputs = {role: self._outputs[name] for role, name in self.model.tensors.items()}
         if self._device.name == "cpu":  # where networks need not give the very types that the kernels take
             outputs = conform(outputs, self._fusion.inputs)
         return {role: self._device.view(array, 0, array.shape[1:], array.dtype) for role, array in outputs.items()}

@@ -204,6 +204,7 @@ def test_a_wrong_model_ends_the_node_with_one_line(tiny_model, change, message):
     [
         (["-p", "model:=5"], "Trying to set parameter 'model' to '5' of type 'INTEGER', expecting type 'STRING'"),
         (["-p", "device:=true"], "Trying to set parameter 'device' to 'True' of type 'BOOL', expecting type 'STRING'"),
+        (["-p", "engine:=tvm"], "engine 'tvm': device cpu has no such; expected: auto, onnxruntime or openvino"),
         (["-p", "threads:=abc"], "expecting type 'INTEGER': threads"),
         (["-p", "threads:=-1"], "Parameter threads out of range. Min: 0, Max: 256, value: -1"),
         (["--params-file", "/nowhere"], "Couldn't parse params file: '--params-file /nowhere'"),

@@ -8,6 +8,8 @@ from click.testing import CliRunner
 from conftest import write_tiny_model
 
 from perception_node.cli import main
+from perception_node.engine import plan as plans
+from perception_node.engine.plan import PlanKey, Sidecar
 
 pytest.importorskip("onnx", reason="needs onnx")
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="needs openvino (extra of that name)")
@@ -94,12 +96,24 @@ def test_a_plan_and_its_sidecar(tmp_path):
     found = inspect_json(plan)
     assert (found["kind"], found["bytes"], found["hash_matches"]) == ("plan", 6, True)
     assert found["sidecar"]["key"]["library"] == "tensorrt_rtx"
-    assert "no engine that runs plans" in found["refusal"]
+    assert "not a sidecar" in found["refusal"]  # of the builder's
     text = inspect(plan).output
     assert "key.precision    fp16" in text
     assert "image  1x3x360x480  float32" in text
     plan.write_bytes(b"another")
     assert inspect_json(plan)["hash_matches"] is False
+
+
+def test_why_a_plan_would_not_load_here(tmp_path):
+    key = PlanKey("1" * 64, "image:1x3x8x8", ("semantic",), "fp32", None, "tensorrt_rtx", "0.1", "sm_86", None)
+    sha256 = hashlib.sha256(b"a plan").hexdigest()
+    plan = plans.write_plan(tmp_path, b"a plan", Sidecar(key, (), (), sha256, 6, "", 0, 1, {}, None, 0.0, "", {}))
+    assert inspect_json(plan)["refusal"]  # no such library, another version of it, or no GPU
+    plan.chmod(0o666)
+    assert "others may write it" in inspect_json(plan)["refusal"]
+    plan.chmod(0o644)
+    plan.write_bytes(b"another")
+    assert "sha256: built as 6 bytes" in inspect_json(plan)["refusal"]
 
 
 def test_a_plan_whose_sidecar_has_no_hash(tmp_path):

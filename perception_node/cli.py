@@ -253,7 +253,7 @@ def build(
             load_model(model), precision, targets, runtime, workspace, timing_cache, calibration, out, force, say
         )
     except KeyboardInterrupt:
-        say("stopped; no file was changed")
+        say("stopped; nothing was left half-written")
         sys.exit(130)
     if as_json:
         click.echo(json.dumps([{"path": str(p.path), "new": p.new, **p.sidecar.as_dict()} for p in plans]))

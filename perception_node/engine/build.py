@@ -65,7 +65,7 @@ def build(
         say: is told what goes on, in lines.
 
     Raises:
-        UserError: with what is wrong and the remedy; no file was changed.
+        UserError: with what is wrong and the remedy. Plans that were complete by then stay; no other file is left.
         KeyboardInterrupt: likewise.
     """
     if precision not in PRECISIONS:
@@ -176,21 +176,8 @@ def _compile(
         timing_cache = None
     timings = timing_cache and _read_timings(library, config, timing_cache)
 
-    class Monitor(trt.IProgressMonitor):
-        def __init__(self):
-            trt.IProgressMonitor.__init__(self)
-
-        def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
-            progress.phase_start(phase_name, parent_phase, num_steps)
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            return progress.step_complete(phase_name, step)
-
-        def phase_finish(self, phase_name: str) -> None:
-            progress.phase_finish(phase_name)
-
     progress = Progress()
-    config.progress_monitor = Monitor()
+    config.progress_monitor = library.monitor(progress)
     title = f"{model.name} {key.precision} for {key.gpu or key.architecture}"
     say(f"{title}: building with {library.name} {library.version}")
     begin = time.monotonic()
@@ -205,7 +192,10 @@ def _compile(
         )
     plan = bytes(memory)
     if timing_cache and timings:
-        write_files({timing_cache: bytes(timings.serialize())})
+        try:
+            write_files({timing_cache: bytes(timings.serialize())})
+        except OSError as error:  # no reason to lose the plan, which can have taken an hour
+            say(f"--timing-cache {timing_cache}: cannot be written ({error.strerror or error})")
     return plan, _sidecar(library, network, definition, key, plan, workspace_gib, seconds, messages)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnxruntime
 
 from perception_node.engine import check_tensors
 from perception_node.engine.onnxruntime import OnnxRuntimeEngine
@@ -87,12 +88,18 @@ def read_calibration(model: Model, folder: Path | None = None) -> Calibration:
 
 
 def load_network(path: Path) -> "onnx.ModelProto":
-    """Raises ModelError: it is no ONNX, or has weights in other files, which the manifest's hash does not cover."""
+    """A network whose nodes all have names.
+
+    Raises:
+        ModelError: it is no ONNX, or has weights in other files, which the manifest's hash does not cover.
+    """
     onnx = _onnx()
     try:
         graph = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf's DecodeError, which has no stable place
         raise ModelError(f"{path}: not an ONNX file: {one_line(error)}; export the network anew") from error
+    for index, node in enumerate(graph.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
     for tensor in graph.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             remedy = "export the network with its weights in it"
@@ -147,7 +154,7 @@ def _random_image(model: Model) -> np.ndarray:
 
 
 def _specialise(graph: "onnx.ModelProto", model: Model, path: Path) -> None:
-    """Fixes the sizes that the input leaves open, drops outputs the manifest does not use, gives every node a name."""
+    """Fixes the sizes that the input leaves open; drops the outputs that the manifest does not use."""
     inputs = [
         tensor for tensor in graph.graph.input if tensor.name == model.input.tensor
     ]  # older files list weights too
@@ -163,8 +170,6 @@ def _specialise(graph: "onnx.ModelProto", model: Model, path: Path) -> None:
         tensors.extend(kept)
     del graph.graph.value_info[:]  # of the open sizes
     _prune(graph)
-    for index, node in enumerate(graph.graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"
 
 
 def _prune(graph: "onnx.ModelProto") -> None:
@@ -196,14 +201,11 @@ def _simplify(graph: "onnx.ModelProto") -> "onnx.ModelProto":
 
     They keep to ONNX's own operators; TensorRT's parser then meets no arithmetic with shapes.
     """
-    import onnxruntime
-
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = f"{folder}/simple.onnx"
-        options.log_severity_level = 3
-        onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        _session(graph, options)
         simple = _onnx().load(options.optimized_model_filepath)
     domains = {node.domain for node in simple.graph.node}
     used = [opset for opset in simple.opset_import if opset.domain in domains | {""}]
@@ -275,13 +277,18 @@ def _is_same(difference: float | None, wanted: np.ndarray) -> bool:
 
 
 def _run(graph: "onnx.ModelProto", image: np.ndarray) -> dict[str, np.ndarray]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = _session(graph, onnxruntime.SessionOptions())
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, {session.get_inputs()[0].name: image}), strict=True))
+
+
+def _session(graph: "onnx.ModelProto", options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the library's exceptions share no base class
+        remedy = "take --precision fp32, or another opset when you export it"
+        raise ModelError(f"ONNX Runtime cannot run the converted network: {one_line(error)}; {remedy}") from error
 
 
 def _onnx() -> Any:

@@ -162,15 +162,21 @@ def writable_folder(model: Model) -> Path:
 
 
 def find_plan(model: Model, key: PlanKey, folder: Path | None = None) -> Path:
-    """The plan with this key, in plan_folders or in the given folder. load_plan checks it.
+    """The plan with this key, in plan_folders or in the given folder; it is for load_plan to check it.
 
     Raises:
         PlanError: there is none; it says in what the most similar one differs.
     """
     folders = plan_folders(model) if folder is None else (folder,)
-    for place in folders:
-        if (place / key.file_name).is_file():
-            return place / key.file_name
+    present = [place / key.file_name for place in folders if (place / key.file_name).is_file()]
+    for path in present[
+        : len(present) - 1
+    ]:  # of several, the first in order: one beside the model may be another user's
+        with contextlib.suppress(PlanError):
+            load_plan(path, key)
+            return path
+    if present:
+        return present[-1]
     others = []
     for path in (path for place in folders for path in sorted(place.glob("*.plan"))):
         with contextlib.suppress(OSError, ValueError):  # what cannot be read explains nothing

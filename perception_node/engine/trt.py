@@ -12,6 +12,7 @@ import importlib
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from perception_node.engine.progress import Progress
 from perception_node.errors import UserError, one_line
 
 RUNTIMES = ("auto", "tensorrt", "tensorrt_rtx")
@@ -126,6 +127,25 @@ class Library:
             if not config.set_compute_capability(capability, 0):
                 raise UserError(f"--target {architecture}: {self.name} {self.version} refuses it")
 
+    def monitor(self, progress: Progress) -> Any:
+        """An IProgressMonitor that tells `progress`."""
+        trt = self.trt
+
+        class Monitor(trt.IProgressMonitor):
+            def __init__(self):
+                trt.IProgressMonitor.__init__(self)
+
+            def phase_start(self, phase_name: str, parent_phase: str, num_steps: int) -> None:
+                progress.phase_start(phase_name, parent_phase, num_steps)
+
+            def step_complete(self, phase_name: str, step: int) -> bool:
+                return progress.step_complete(phase_name, step)
+
+            def phase_finish(self, phase_name: str) -> None:
+                progress.phase_finish(phase_name)
+
+        return Monitor()
+
     @property
     def keeps_timings(self) -> bool:
         """Whether it times kernels, and a timing cache saves it doing so again."""
@@ -166,7 +186,7 @@ def _import(name: str):  # not annotated: so pyright takes the module's type fro
     if not hasattr(module, "Builder"):  # a folder of that name: type stubs, say
         raise ModuleNotFoundError(name)
     if name == "tensorrt" and int(module.__version__.split(".")[0]) < 10:
-        raise ImportError(f"{module.__version__} is too old, 10 or later is needed (JetPack 6, DRIVE OS 7)")
+        raise ImportError(f"{module.__version__} is too old, 10 or later is needed (JetPack 6.1, DRIVE OS 7)")
     return module
 
 

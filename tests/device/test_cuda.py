@@ -95,6 +95,11 @@ def test_arguments_of_the_wrong_size_are_seen(emulated):
     assert "arguments of another size than the kernel's parameters" in errors
 
 
+def test_the_gpu_that_is_there(emulated):
+    program = "from perception_node.device.cuda import present_gpu; print(present_gpu())"
+    assert start(emulated, "-c", program).communicate() == ("('sm_87', 'emulated driver, no GPU')\n", "")
+
+
 def test_what_was_downloaded_outlives_the_device(emulated):
     program = (
         "from perception_node.device import open_device; import numpy as np; d = open_device('cuda');"

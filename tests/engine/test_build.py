@@ -246,5 +246,5 @@ def test_ctrl_c_is_a_line_and_the_shells_status(tiny_model, monkeypatch):
     before = {path: path.read_bytes() for path in tiny_model.iterdir()}
     result = perception(tiny_model, "--target", "sm_86")
     assert result.exit_code == 130
-    assert result.stderr.endswith("stopped; no file was changed\n")
+    assert result.stderr.endswith("stopped; nothing was left half-written\n")
     assert {path: path.read_bytes() for path in tiny_model.iterdir()} == before

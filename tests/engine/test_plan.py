@@ -181,6 +181,16 @@ def test_a_plan_is_found_beside_the_model_or_in_the_cache(tiny_model, key, tmp_p
     assert find_plan(model, key, cached.parent) == cached
 
 
+def test_another_users_plan_beside_the_model_does_not_hide_ones_own(tiny_model, key, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = load_model(tiny_model)
+    beside, cached = (write_plan(folder, PLAN, sidecar_of(key)) for folder in plan_folders(model))
+    beside.chmod(0o666)
+    assert find_plan(model, key) == cached
+    cached.unlink()
+    assert find_plan(model, key) == beside  # load_plan says what is wrong with it
+
+
 def test_the_most_similar_plan_explains_why_there_is_none(tiny_model, key):
     folder = tiny_model / "plans"
     write_plan(folder, PLAN, sidecar_of(dataclasses.replace(key, precision="fp32", library_version="10.3.0")))

@@ -111,6 +111,15 @@ def test_timings_that_do_not_fit_are_refused_and_kept(blob, libraries, orin, tin
     assert not (tiny_model / "plans").exists()
 
 
+def test_timings_that_cannot_be_written_do_not_lose_the_plan(libraries, orin, tiny_model):
+    libraries(tensorrt=recorded_tensorrt.make_module(10))
+    lines = []
+    timings = tiny_model / "no/such/folder"
+    (built,) = build(load_model(tiny_model), timing_cache=timings, say=lines.append)
+    assert built.path.is_file()
+    assert f"--timing-cache {timings}: cannot be written (No such file or directory)" in lines
+
+
 def test_tensorrt_builds_for_its_own_gpu_alone(libraries, orin, tiny_model):
     libraries(tensorrt=recorded_tensorrt.make_module(11))
     with pytest.raises(UserError, match=r"--target sm_86: tensorrt 11.1.0 builds only for .* Orin \(sm_87\)"):
@@ -172,7 +181,7 @@ def pyright(*paths):
     if not any((Path(folder) / "tensorrt_bindings/tensorrt.pyi").is_file() for folder in sys.path):
         pytest.skip("no tensorrt-stubs: make setup-engines installs them")
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, *map(str, paths)]
-    result = subprocess.run(command, text=True, capture_output=True)
+    result = subprocess.run(command, text=True, capture_output=True, cwd=Path(__file__).parents[2])
     try:
         report = json.loads(result.stdout)
     except ValueError:

@@ -77,8 +77,8 @@ $(DONE)/package: $(DONE)/vision_msgs setup.py
 
 # The type stubs are for a test of our calls of tensorrt; with dependencies they would want tensorrt itself.
 setup-engines: setup
-	@echo 'tensorrt_rtx, which builds engines without a GPU (about 90 MB), and what its tests need'
-	@$(PIP) -c $(DONE)/constraints.txt -e '.[engines-rtx]' 'pyright[nodejs]>=1.1.400'
+	@echo 'tensorrt_rtx, which builds engines without a GPU (about 90 MB), OpenVINO, and what the tests of both need'
+	@$(PIP) -c $(DONE)/constraints.txt -e '.[engines-rtx,openvino]' 'pyright[nodejs]>=1.1.400'
 	@$(PIP) --no-deps 'tensorrt-stubs==10.*'
 
 setup-training: setup

@@ -58,7 +58,7 @@ setup(
         # perception build, import, inspect. tensorrt comes with JetPack and DRIVE OS; desktop RTX GPUs take the other.
         "engines": ["onnx>=1.16"],
         "engines-rtx": ["onnx>=1.16", "tensorrt-rtx-cu12>=1.7,<2"],
-        "test": ["pytest>=8", "hypothesis>=6", "mcap>=1.2", "onnx>=1.16", "pillow>=10", "ruff>=0.6", OPENVINO],
+        "test": ["pytest>=8", "hypothesis>=6", "mcap>=1.2", "onnx>=1.16", "pillow>=10", "ruff>=0.6"],
         "train": [
             "torch>=2.6,<=2.13",
             "onnx>=1.16",

@@ -1,5 +1,7 @@
 """Networks on an NVIDIA GPU with TensorRT: a plan, run in the device's stream. Never waits for the GPU."""
 
+import functools
+import sys
 import weakref
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -34,7 +36,8 @@ def load_plan_of(model: Model, device: CudaDevice, runtime: str, options: PlanOp
     except PlanError:
         if not options.auto_build:
             raise
-        (built,) = build(model, options.precision, runtime=library.name, calibration=options.calibration)
+        say = functools.partial(print, file=sys.stderr, flush=True)
+        (built,) = build(model, options.precision, runtime=library.name, calibration=options.calibration, say=say)
         path = built.path
         plan, _ = load_plan(path, key, options.allow_unverified)
     return TensorRtEngine(device, library, plan, str(path))

@@ -19,6 +19,8 @@ import onnxruntime
 from perception_node.engine import check_tensors
 from perception_node.engine.onnxruntime import OnnxRuntimeEngine
 from perception_node.errors import ModelError, UserError, one_line
+from perception_node.fusion import FAMILIES
+from perception_node.fusion.base import conform
 from perception_node.model import Model
 
 if TYPE_CHECKING:
@@ -110,7 +112,7 @@ def load_network(path: Path) -> "onnx.ModelProto":
 def prepare(
     model: Model, precision: str = "fp32", calibration: Calibration | None = None, say: Callable[[str], None] = print
 ) -> Network:
-    """The ONNX to build a plan of the model from; its inputs and outputs keep their types.
+    """The ONNX to build a plan of the model from. Its input keeps its type, its outputs have those that fusion takes.
 
     Args:
         model: whose network to take.
@@ -124,11 +126,12 @@ def prepare(
     reference = OnnxRuntimeEngine(model.onnx_path)
     check_tensors(model, reference)
     image = _random_image(model)
-    wanted = reference.infer(image)
+    wanted = _as_fusion_takes(model, reference.infer(image))
 
     path = calibration.onnx_path if calibration else model.onnx_path
     graph = load_network(path)
     _specialise(graph, model, path)
+    _convert_outputs(graph, wanted)
     if calibration is None:  # the optimiser would move Q and DQ nodes from where the calibration wants them
         simple = _simplify(graph)
         different = {name: d for name, d in _compare(simple, image, wanted).items() if not _is_same(d, wanted[name])}
@@ -194,6 +197,28 @@ def _prune(graph: "onnx.ModelProto") -> None:
     for entries, kept in ((graph.graph.node, nodes), (graph.graph.initializer, weights)):
         del entries[:]
         entries.extend(kept)
+
+
+def _as_fusion_takes(model: Model, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The outputs that the manifest names, of the types that the kernels take: on a GPU nothing converts them later."""
+    roles = conform({role: outputs[name] for role, name in model.tensors.items()}, FAMILIES[model.family].inputs)
+    return {model.tensors[role]: array for role, array in roles.items()}
+
+
+def _convert_outputs(graph: "onnx.ModelProto", wanted: Mapping[str, np.ndarray]) -> None:
+    """Casts the outputs that are not of the wanted types."""
+    onnx = _onnx()
+    for output in graph.graph.output:
+        dtype = onnx.helper.np_dtype_to_tensor_dtype(wanted[output.name].dtype)
+        if output.type.tensor_type.elem_type == dtype:
+            continue
+        exported = f"{output.name}_as_exported"
+        for node in graph.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [exported if name == output.name else name for name in names]
+        cast = onnx.helper.make_node("Cast", [exported], [output.name], name=f"{output.name}_cast", to=dtype)
+        graph.graph.node.append(cast)
+        output.type.tensor_type.elem_type = dtype
 
 
 def _simplify(graph: "onnx.ModelProto") -> "onnx.ModelProto":

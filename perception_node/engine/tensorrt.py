@@ -4,7 +4,7 @@ import functools
 import sys
 import weakref
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -57,32 +57,26 @@ class TensorRtEngine:
         UserError: there is not enough memory.
     """
 
-    _execution = _plan = None
-
     def __init__(self, device: CudaDevice, library: Library, plan: bytes, name: str):
-        self._device, self._messages, self._name = device, library.listen(), name
+        self._device, self._library, self._name = device, library, name
+        library.listen()
         self._plan = _Plan.shared(device, library, plan, name)
         engine, trt = self._plan.engine, library.trt
         with device.context:
-            self._execution = engine.create_execution_context()
-            if self._execution is None:
-                raise ModelError(f"{name}: the GPU cannot hold it: {self._said()}; take a smaller network")
-            names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-            specs = {
-                tensor: TensorSpec(
-                    tensor,
-                    tuple(engine.get_tensor_shape(tensor)),
-                    np.dtype(trt.nptype(engine.get_tensor_dtype(tensor))).name,
-                )
-                for tensor in names
-            }
-            is_input = {tensor: engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT for tensor in names}
-        self.inputs = tuple(spec for spec in specs.values() if is_input[spec.name])
-        self.outputs = tuple(spec for spec in specs.values() if not is_input[spec.name])
-        for spec in specs.values():
-            if any(size < 0 for size in spec.shape):
-                problem = f"the size of {spec.name!r}, {spec.shape}, is not known before it runs"
+            execution = engine.create_execution_context()
+        if execution is None:
+            raise ModelError(f"{name}: the GPU cannot hold it: {_said(library)}; take a smaller network")
+        self._execution = execution
+        inputs, outputs = [], []
+        for tensor in map(engine.get_tensor_name, range(engine.num_io_tensors)):
+            dims = engine.get_tensor_shape(tensor)
+            shape = tuple(dims[axis] for axis in range(len(dims)))
+            if min(shape, default=0) < 0:
+                problem = f"the size of {tensor!r}, {shape}, is not known before it runs"
                 raise ModelError(f"{name}: {problem}; export the network with fixed sizes")
+            spec = TensorSpec(tensor, shape, np.dtype(trt.nptype(engine.get_tensor_dtype(tensor))).name)
+            (inputs if engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT else outputs).append(spec)
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
         self._arrays = {spec.name: device.empty(spec.shape, spec.dtype) for spec in self.outputs}
         for tensor, array in self._arrays.items():
             self._bind(tensor, array)
@@ -94,20 +88,17 @@ class TensorRtEngine:
             self._input = tensor
         with self._device.context:
             if not self._execution.execute_async_v3(self._device.stream.handle):
-                raise DeviceError(f"{self._name}: TensorRT could not start it: {self._said()}")
+                raise DeviceError(f"{self._name}: TensorRT could not start it: {_said(self._library)}")
         return self._arrays
 
     def _bind(self, tensor: str, array: CudaArray) -> None:
         if not self._execution.set_tensor_address(tensor, array.pointer):
-            raise ModelError(f"{self._name}: TensorRT does not take the memory of {tensor!r}: {self._said()}")
-
-    def _said(self) -> str:
-        return "; ".join(self._messages.errors) or "it does not say why"
+            raise ModelError(f"{self._name}: TensorRT does not take the memory of {tensor!r}: {_said(self._library)}")
 
     def __del__(self) -> None:
         with self._device.context:
-            self._execution = None  # before the plan
-            self._plan = None
+            self.__dict__.pop("_execution", None)  # before the plan
+            self.__dict__.pop("_plan", None)
 
 
 class _Plan:
@@ -125,18 +116,19 @@ class _Plan:
 
     def __init__(self, device: CudaDevice, library: Library, plan: bytes, name: str):
         self._device = device
-        self.engine: Any = None
-        messages = library.listen()
         with device.context:
             self._runtime = library.trt.Runtime(library.logger)
-            self.engine = self._runtime.deserialize_cuda_engine(plan)
-        if self.engine is None:
-            said = "; ".join(messages.errors) or "it does not say why"
-            raise ModelError(
-                f"{name}: {library.name} {library.version} cannot read it: {said}; build it anew on this machine"
-            )
+            engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            version = f"{library.name} {library.version}"
+            raise ModelError(f"{name}: {version} cannot read it: {_said(library)}; build it anew on this machine")
+        self.engine = engine
 
     def __del__(self) -> None:
         with self._device.context:
-            self.engine = None  # before the runtime
-            self._runtime = None
+            self.__dict__.pop("engine", None)  # before the runtime
+            self.__dict__.pop("_runtime", None)
+
+
+def _said(library: Library) -> str:
+    return "; ".join(library.messages.errors) or "it does not say why"

@@ -5,6 +5,7 @@ import hashlib
 import numpy as np
 import onnx
 import pytest
+from conftest import write_tiny_model
 from networks import convolution, write_calibration, write_quantized_model, write_semantic_model
 from onnx import TensorProto, helper, numpy_helper
 
@@ -40,6 +41,24 @@ def test_the_default_network_in_fp16_keeps_its_inputs_and_outputs():
     assert 0 < network.differences["semantic"] < 0.1  # logits up to 5
     assert 0 < network.differences["offset"] < 1.0  # input pixels
     assert 0 < network.differences["center"] < 0.01
+
+
+def test_outputs_get_the_types_that_fusion_takes(tmp_path):
+    """Exported class numbers are int64, the kernels take int32; logits are float32 and float16, they take one type."""
+    boxes = np.array([[[1, 1, 5, 5]]], np.float32)
+    outputs = {
+        "semantic": np.zeros((1, 3, 4, 4), np.float16),
+        "classes": np.array([[2]], np.int64),
+        "scores": np.array([[0.9]], np.float32),
+        "boxes": boxes,
+        "masks28": np.ones((1, 1, 28, 28), np.float32),
+    }
+    output = {"family": "instance_semantic", "stride": 2, "tensors": {name: name for name in outputs}}
+    network = prepare(load_model(write_tiny_model(tmp_path / "m", outputs, output=output, fusion={})))
+    found = types(network.onnx.graph.output)
+    assert found.pop("classes") == TensorProto.INT32
+    assert set(found.values()) == {TensorProto.FLOAT}
+    assert set(network.differences.values()) == {0.0}
 
 
 def test_open_sizes_are_fixed_and_arithmetic_with_them_is_gone(tmp_path):

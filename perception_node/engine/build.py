@@ -131,13 +131,13 @@ def _prepare(
         return prepare(model, precision, calibrated, say)
     except ModelError:
         # An operator that ONNX Runtime does not know is hardly one that TensorRT does, and of those we can say more.
-        graph = load_network(model.onnx_path)
+        graph = load_network(model.onnx_path, model.sha256)
         _parse(library, model, graph, graph.SerializeToString())
         raise
 
 
-def _parse(library: Library, model: Model, graph: "onnx.ModelProto", content: bytes):
-    """The builder and the network definition of an ONNX; the definition lives no longer than the builder."""
+def _parse(library: Library, model: Model, graph: "onnx.ModelProto", content: bytes):  # pyright knows the types
+    """The builder, the network definition of an ONNX, and its parser: that owns the weights until the plan is built."""
     trt = library.trt
     try:
         builder = trt.Builder(library.logger)
@@ -148,7 +148,7 @@ def _parse(library: Library, model: Model, graph: "onnx.ModelProto", content: by
     parser = trt.OnnxParser(definition, library.logger)
     if not parser.parse(content):
         raise ModelError(_refusal(library, model, graph, parser))
-    return builder, definition
+    return builder, definition, parser
 
 
 def _compile(
@@ -162,7 +162,7 @@ def _compile(
 ) -> tuple[bytes, Sidecar]:
     trt = library.trt
     messages = library.listen()
-    builder, definition = _parse(library, model, network.onnx, network.content)
+    builder, definition, _parser = _parse(library, model, network.onnx, network.content)
     config = builder.create_builder_config()
     library.aim(config, key.architecture)
     if workspace_gib is not None:

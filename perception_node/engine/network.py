@@ -89,15 +89,18 @@ def read_calibration(model: Model, folder: Path | None = None) -> Calibration:
     return Calibration(onnx_path, actual)
 
 
-def load_network(path: Path) -> "onnx.ModelProto":
+def load_network(path: Path, sha256: str) -> "onnx.ModelProto":
     """A network whose nodes all have names.
 
     Raises:
-        ModelError: it is no ONNX, or has weights in other files, which the manifest's hash does not cover.
+        ModelError: it is no ONNX, has another hash, or has weights in other files, which no hash covers.
     """
     onnx = _onnx()
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise ModelError(f"{path}: was changed just now; build again when nobody writes it")
     try:
-        graph = onnx.load(str(path), load_external_data=False)
+        graph = onnx.load_from_string(content)
     except Exception as error:  # protobuf's DecodeError, which has no stable place
         raise ModelError(f"{path}: not an ONNX file: {one_line(error)}; export the network anew") from error
     for index, node in enumerate(graph.graph.node):
@@ -128,8 +131,8 @@ def prepare(
     image = _random_image(model)
     wanted = _as_fusion_takes(model, reference.infer(image))
 
-    path = calibration.onnx_path if calibration else model.onnx_path
-    graph = load_network(path)
+    path, sha256 = (calibration.onnx_path, calibration.sha256) if calibration else (model.onnx_path, model.sha256)
+    graph = load_network(path, sha256)
     _specialise(graph, model, path)
     _convert_outputs(graph, wanted)
     if calibration is None:  # the optimiser would move Q and DQ nodes from where the calibration wants them
@@ -158,9 +161,7 @@ def _random_image(model: Model) -> np.ndarray:
 
 def _specialise(graph: "onnx.ModelProto", model: Model, path: Path) -> None:
     """Fixes the sizes that the input leaves open; drops the outputs that the manifest does not use."""
-    inputs = [
-        tensor for tensor in graph.graph.input if tensor.name == model.input.tensor
-    ]  # older files list weights too
+    inputs = [tensor for tensor in graph.graph.input if tensor.name == model.input.tensor]
     used = set(model.tensors.values())
     outputs = [tensor for tensor in graph.graph.output if tensor.name in used]
     if not inputs or len(outputs) != len(used):
@@ -171,6 +172,7 @@ def _specialise(graph: "onnx.ModelProto", model: Model, path: Path) -> None:
     for tensors, kept in ((graph.graph.input, inputs), (graph.graph.output, outputs)):
         del tensors[:]
         tensors.extend(kept)
+    graph.ir_version = max(4, graph.ir_version)  # before 4, weights had to be among the inputs
     del graph.graph.value_info[:]  # of the open sizes
     _prune(graph)
 
@@ -291,9 +293,10 @@ def _compare(graph: "onnx.ModelProto", image: np.ndarray, wanted: Mapping[str, n
         if array.shape != wanted[name].shape:
             differences[name] = None
         else:
-            both_nan = np.isnan(array) & np.isnan(wanted[name])
-            difference = np.abs(array.astype(np.float64) - wanted[name].astype(np.float64))
-            differences[name] = float(np.where(both_nan, 0, difference).max(initial=0))
+            ours, theirs = array.astype(np.float64), wanted[name].astype(np.float64)
+            equal = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))  # infinity minus itself is no number
+            with np.errstate(invalid="ignore"):
+                differences[name] = float(np.where(equal, 0, np.abs(ours - theirs)).max(initial=0))
     return differences
 
 
@@ -312,7 +315,7 @@ def _session(graph: "onnx.ModelProto", options: onnxruntime.SessionOptions) -> o
     try:
         return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's exceptions share no base class
-        remedy = "take --precision fp32, or another opset when you export it"
+        remedy = "export the network with another opset, or take another --precision"
         raise ModelError(f"ONNX Runtime cannot run the converted network: {one_line(error)}; {remedy}") from error
 
 

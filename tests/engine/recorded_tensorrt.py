@@ -7,6 +7,7 @@ for such a name or to set it raises AttributeError: what runs here uses no API t
 
 import json
 import types
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -117,6 +118,7 @@ def make_module(major: int, on_step: Callable[[int], None] = lambda step: None) 
             import onnx
 
             self._network._graph = onnx.load_from_string(model).graph
+            self._network._weights = weakref.ref(self)  # the parser owns them
             return True
 
     class Builder(Guarded):
@@ -130,6 +132,7 @@ def make_module(major: int, on_step: Callable[[int], None] = lambda step: None) 
             return IBuilderConfig()
 
         def build_serialized_network(self, network, config):
+            assert network._weights() is not None, "the parser is gone, and with it the weights"
             self._logger.log(say[0], "a layer\nis slow")
             self._logger.log(say[1], "a tactic")
             monitor = config.progress_monitor

@@ -1,6 +1,7 @@
 """The ONNX that plans are built from, as ONNX Runtime runs it."""
 
 import hashlib
+import re
 
 import numpy as np
 import onnx
@@ -128,7 +129,30 @@ def test_weights_in_another_file_are_refused(tmp_path):
     graph = onnx.load(folder / "model.onnx")
     onnx.save(graph, folder / "model.onnx", save_as_external_data=True, size_threshold=0, location="weights")
     with pytest.raises(ModelError, match="weights 'first_w' lie in another file, which no hash covers; export"):
-        load_network(folder / "model.onnx")
+        load_network(folder / "model.onnx", hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest())
+
+
+def test_a_network_that_changes_after_its_hash_was_checked_is_refused(tiny_model):
+    model = load_model(tiny_model)
+    model.onnx_path.write_bytes(model.onnx_path.read_bytes() + b"\0\0")
+    with pytest.raises(ModelError, match=r"model\.onnx: was changed just now"):
+        load_network(model.onnx_path, model.sha256)
+
+
+def test_old_files_that_list_weights_among_the_inputs(tmp_path):
+    nodes, weights = convolution("first", "image", "semantic")
+    folder = write_semantic_model(tmp_path / "m", nodes, weights)
+    graph = onnx.load(folder / "model.onnx")
+    graph.ir_version = 3
+    graph.graph.input.append(helper.make_tensor_value_info("first_w", TensorProto.FLOAT, [3, 3, 3, 3]))
+    del graph.opset_import[:]
+    graph.opset_import.append(helper.make_opsetid("", 8))
+    onnx.save(graph, folder / "model.onnx")
+    manifest = (folder / "model.yaml").read_text()
+    sha256 = hashlib.sha256((folder / "model.onnx").read_bytes()).hexdigest()
+    (folder / "model.yaml").write_text(re.sub("[0-9a-f]{64}", sha256, manifest))
+    network = prepare(load_model(folder), "fp16")
+    assert list(shapes(network.onnx.graph.input)) == ["image"]
 
 
 # ---- int8 ----

@@ -116,8 +116,6 @@ def import_network(
         layout = ultralytics.find_layout(model, outputs, taxonomy) if family == "prototype" and not given else None
         if layout:
             notes["layout"] = f"Ultralytics, {layout.detections} is {layout}; taken apart by nodes that were appended"
-            if differing := _differing(ultralytics.class_names(model), taxonomy):
-                notes["classes"] = differing
             given = ultralytics.adapt(model, layout)
             normalisation = normalisation or Normalisation(ultralytics.MEAN, ultralytics.STD)
             if layout.end_to_end:
@@ -135,6 +133,8 @@ def import_network(
                 tensors[role], function = found
                 notes[role] += f"; its {function} is left out, fusion makes the probabilities: {tensors[role]}"
         notes["stride"] = str(match.stride)
+        if differing := _differing(ultralytics.class_names(model), taxonomy):
+            notes["classes"] = differing
         if normalisation is None:
             raise UserError(
                 "the graph does not tell how images are normalised; expected: --mean and --std in 0..255 units, as in "

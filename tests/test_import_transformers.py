@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import torchvision_on_cpu  # noqa: F401 (before anything imports torchvision)
 
 onnx = pytest.importorskip("onnx", reason="import needs onnx: pip install -e '.[import]'")
 torch = pytest.importorskip("torch", reason="the recipe needs torch: pip install -e '.[import-transformers]'")

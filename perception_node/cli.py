@@ -11,7 +11,7 @@ from perception_node.device import open_device
 from perception_node.engine import DEVICES, ENGINE_NAMES
 from perception_node.errors import UserError
 from perception_node.fusion import FAMILIES
-from perception_node.model import DEFAULT_MODEL, load_model
+from perception_node.model import DEFAULT_MODEL, load_model, read_taxonomy
 from perception_node.pipeline import Pipeline
 from perception_node.sources import open_source
 from perception_node.taxonomy import builtin_taxonomy
@@ -38,6 +38,7 @@ def main() -> None:
     perception segment drive.mp4 --out out/drive
     perception segment images/ --out out/images --truth labels/
     perception replay recording/ --out out/replayed
+    perception import network.onnx --family semantic --taxonomy cityscapes --out engines/mine
     perception fuse outputs.npz --family center_offset --taxonomy cityscapes --size 1024x2048 --out frame.npz
     perception build engines/mine --precision fp16
     perception inspect engines/mine
@@ -341,6 +342,107 @@ def bench(
         in_flight=in_flight,
     )
     click.echo(json.dumps(result) if as_json else describe(result))
+
+
+@main.command("import")
+@click.argument("network", metavar="NETWORK.onnx", type=click.Path(path_type=Path))
+@click.option("--family", required=True, help=f"Kind of outputs: {', '.join(FAMILIES)}.")
+@click.option(
+    "--taxonomy",
+    required=True,
+    help="The classes it was trained with, in its order: cityscapes, camvid, coco, or a YAML file with `classes`.",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Model folder to make.")
+@click.option("--size", metavar="HxW", help="Height and width of the input, where the graph leaves them open.")
+@click.option("--mean", metavar="M,M,M", help="Subtracted from each channel's 0..255 values.")
+@click.option("--std", metavar="S,S,S", help="What each channel is then divided by, in 0..255 units.")
+@click.option("--color", type=click.Choice(["rgb", "bgr"]), default="rgb", show_default=True, help="Channels' order.")
+@click.option(
+    "--resize",
+    type=click.Choice(["letterbox", "stretch"]),
+    default="letterbox",
+    show_default=True,
+    help="How images of another shape are fitted: keeping proportions, or not.",
+)
+@click.option("--tensor", "tensors", multiple=True, metavar="ROLE=NAME", help="Which output is which; repeatable.")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the family; repeatable.")
+@click.option("--force", is_flag=True, help="Replace the --out folder if it is a model folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON, and nothing else, to stdout.")
+def import_(
+    network: Path,
+    family: str,
+    taxonomy: str,
+    out: Path,
+    size: str | None,
+    mean: str | None,
+    std: str | None,
+    color: str,
+    resize: str,
+    tensors: tuple[str, ...],
+    options: tuple[str, ...],
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make a model folder of an ONNX network that was made elsewhere.
+
+    \b
+    perception import yolo11n-seg.onnx --family prototype --taxonomy coco --out engines/yolo11n
+    perception import pidnet.onnx --family semantic --taxonomy cityscapes --size 512x1024 --out engines/pidnet \\
+        --mean 123.675,116.28,103.53 --std 58.395,57.12,57.375
+
+    Which output is which is found from shapes, types and names; what was found is printed. The folder is there only
+    when its network was loaded and a frame went through it. An argmax or softmax at the end is taken off, and weights
+    in files beside NETWORK.onnx are taken in.
+
+    \b
+    ROLE is a tensor of the family:
+      center_offset        semantic, center, offset, perhaps foreground
+      mask_classification  class_logits, mask_logits
+      instance_semantic    semantic, classes, scores, boxes and masks28, or masks
+      prototype            boxes, scores, coefficients, prototypes, perhaps semantic; or Ultralytics' two outputs
+      semantic             semantic
+    """
+    from perception_node.fuse import parse_size
+    from perception_node.importing import Normalisation, import_network
+
+    if (mean is None) != (std is None):
+        raise UserError("mean and std: expected: both --mean and --std, or neither")
+    imported = import_network(
+        network,
+        family,
+        read_taxonomy(taxonomy),
+        out,
+        size_hw=parse_size(size) if size else None,
+        normalisation=Normalisation(_triple("mean", mean), _triple("std", std)) if mean and std else None,
+        color=color,
+        resize=resize,
+        tensors=dict(_pair("tensor", text) for text in tensors),
+        options=options,
+        force=force,
+    )
+    if as_json:
+        summary = {"folder": str(out), "notes": dict(imported.notes), "stages_ms": dict(imported.milliseconds)}
+        click.echo(json.dumps(summary))
+        return
+    for name, note in imported.notes.items():
+        click.echo(f"  {name:<14}{note}")
+    click.echo("  a frame       " + "  ".join(f"{stage} {ms:.2f} ms" for stage, ms in imported.milliseconds.items()))
+    click.echo(f"{network.name} -> {out}")
+
+
+def _triple(name: str, text: str) -> tuple[float, float, float]:
+    try:
+        first, second, third = map(float, text.split(","))
+    except ValueError:
+        raise UserError(f"{name} {text!r}: expected: three numbers in 0..255 units, e.g. 123.7,116.3,103.5") from None
+    return first, second, third
+
+
+def _pair(option: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"{option} {text!r}: expected: ROLE=NAME, e.g. semantic=logits")
+    return name, value
 
 
 def _report(summary: dict[str, Any], out: Path, as_json: bool) -> None:

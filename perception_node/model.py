@@ -16,7 +16,7 @@ import yaml
 
 from perception_node.errors import ModelError, one_line
 from perception_node.paths import shipped
-from perception_node.taxonomy import Taxonomy
+from perception_node.taxonomy import Taxonomy, builtin_taxonomy
 
 MANIFEST = "model.yaml"
 DEFAULT_MODEL = "camvid_lite0"
@@ -91,13 +91,7 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Model:
     """
     folder = find_model(model)
     path = folder / MANIFEST
-    text = path.read_bytes()
-    try:
-        document = yaml.safe_load(text)
-        tree = yaml.compose(text, yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
-        raise ModelError(f"{path}: not valid YAML: {one_line(error)}") from error
-    _refuse_repeated_keys(path, tree)
+    document, tree = _read(path)
     _validate(path, tree, document, _SCHEMA, [])
     _fill_defaults(document, _SCHEMA)
     family = _SCHEMA["families"][document["output"]["family"]]
@@ -105,18 +99,7 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Model:
     _validate(path, tree, document["fusion"], family["fusion"], ["fusion"])
     _fill_defaults(document["fusion"], family["fusion"])
 
-    for index, entry in enumerate(document["classes"]):
-        if entry["name"] in [other["name"] for other in document["classes"][:index]]:
-            problem = f"{entry['name']!r} is another class's name"
-            raise _error(path, tree, ["classes", index, "name"], problem, "a name of its own")
-        if entry["id"] != index:
-            raise _error(
-                path,
-                tree,
-                ["classes", index, "id"],
-                f"{entry['id']} where {index} is due",
-                "list the classes in the order of the semantic output's channels, ids from 0",
-            )
+    _check_classes(path, tree, document["classes"])
     onnx_path = folder / document["onnx"]
     if not onnx_path.is_file():
         raise _error(
@@ -153,6 +136,33 @@ def load_model(model: str | Path = DEFAULT_MODEL) -> Model:
     )
 
 
+def read_taxonomy(name: str) -> Taxonomy:
+    """The taxonomy of a built-in name, or of a YAML file with `classes` as in a manifest (a manifest will do).
+
+    Raises:
+        UserError: there is no such file and no taxonomy of that name.
+        ModelError: the file's classes are wrong, with the line and the remedy.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        return builtin_taxonomy(name)
+    document, tree = _read(path)
+    schema = _SCHEMA["properties"]["classes"]
+    if not isinstance(document, dict) or "classes" not in document:
+        raise _error(path, tree, [], "has no classes", schema["description"])
+    classes = document["classes"]
+    _validate(path, tree, classes, schema, ["classes"])
+    _fill_defaults(classes, schema)
+    _check_classes(path, tree, classes)
+    return Taxonomy.from_entries(classes)
+
+
+def tensor_sets(family: str) -> list[tuple[str, ...]]:
+    """The sets of tensors of which a manifest of the family must have one, e.g. [("semantic", "center", "offset")]."""
+    schema = _SCHEMA["families"][family]["tensors"]
+    return [(*schema["required"], *choice["required"]) for choice in schema.get("oneOf", [{"required": []}])]
+
+
 def check_options(family: str, options: Mapping[str, Any]) -> None:
     """Raises ModelError for an option of the family that a manifest's `fusion` could not have."""
     schema = _SCHEMA["families"][family]["fusion"]
@@ -184,6 +194,33 @@ _Validator = jsonschema.validators.extend(
         }
     ),
 )
+
+
+def _read(path: Path) -> tuple[Any, yaml.Node | None]:
+    """A YAML file as values, and as nodes, which know their lines."""
+    text = path.read_bytes()
+    try:
+        document = yaml.safe_load(text)
+        tree = yaml.compose(text, yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ModelError(f"{path}: not valid YAML: {one_line(error)}") from error
+    _refuse_repeated_keys(path, tree)
+    return document, tree
+
+
+def _check_classes(path: Path, tree: yaml.Node | None, classes: list[dict[str, Any]]) -> None:
+    for index, entry in enumerate(classes):
+        if entry["name"] in [other["name"] for other in classes[:index]]:
+            problem = f"{entry['name']!r} is another class's name"
+            raise _error(path, tree, ["classes", index, "name"], problem, "a name of its own")
+        if entry["id"] != index:
+            raise _error(
+                path,
+                tree,
+                ["classes", index, "id"],
+                f"{entry['id']} where {index} is due",
+                "list the classes in the order of the semantic output's channels, ids from 0",
+            )
 
 
 def _validate(path: Path, tree: yaml.Node | None, value: Any, schema: Mapping[str, Any], keys: list) -> None:

@@ -45,6 +45,14 @@ class Taxonomy(tuple[Category, ...]):
         """Of the `classes` of a manifest, which were checked before."""
         return cls(Category(**{**entry, "color": tuple(entry["color"])}) for entry in classes)
 
+    def entries(self) -> list[dict[str, Any]]:
+        """The `classes` of a manifest."""
+        entries = []
+        for category in self:
+            entry = {"id": category.id, "name": category.name, "color": list(category.color)}
+            entries.append(entry | {key: True for key in ("thing", "drivable") if getattr(category, key)})
+        return entries
+
     @property
     def thing_ids(self) -> tuple[int, ...]:
         return tuple(category.id for category in self if category.thing)

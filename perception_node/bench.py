@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from perception_node.bags import typestore
 from perception_node.drivable import drivable_area
-from perception_node.engine import ENGINES, choose_engine
+from perception_node.engine import DEFAULT_PLAN, ENGINES, PlanOptions, choose_engine
 from perception_node.errors import SourceError, UserError
 from perception_node.image import CameraImage
 from perception_node.messages import MessageFactory
@@ -42,6 +42,7 @@ def bench(
     device: str = "cpu",
     engine: str = "auto",
     threads: int = 0,
+    plan: PlanOptions = DEFAULT_PLAN,
     frames: int = 100,
     warmup: int = 5,
     size_hw: tuple[int, int] | None = None,
@@ -55,7 +56,7 @@ def bench(
     Args:
         model: what to measure.
         footage: images; without them, made-up ones, random but smooth.
-        device, engine, threads: see perception_node.engine.load_engine.
+        device, engine, threads, plan: see perception_node.pipeline.Pipeline.
         frames: how many are timed.
         warmup: how many are run before that.
         size_hw: of made-up frames; without it the model's input size.
@@ -97,7 +98,7 @@ def bench(
     memory = {"start": _memory_mib("VmRSS"), "peak": None, "peak_in_flight": None}
 
     def load(device: str, engine: str) -> _Run:
-        run = _Run(Pipeline(model, device, threads, engine))
+        run = _Run(Pipeline(model, device, threads, engine, plan))
         for index in range(warmup):
             run.frame(images[index % len(images)], timed=False)
         return run

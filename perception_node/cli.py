@@ -1,5 +1,6 @@
 """`perception VERB`: the pipeline without ROS."""
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import click
 
 from perception_node.device import open_device
-from perception_node.engine import DEVICES, ENGINE_NAMES
+from perception_node.engine import DEFAULT_PLAN, DEVICES, ENGINE_NAMES, PlanOptions
 from perception_node.errors import UserError
 from perception_node.fusion import FAMILIES
 from perception_node.model import DEFAULT_MODEL, load_model, read_taxonomy
@@ -50,16 +51,36 @@ def main() -> None:
 
 MODEL_HELP = "Model folder (with model.yaml), or the name of one that comes with the package."
 _DEVICE = click.option("--device", default="cpu", show_default=True, help=f"What computes: {', '.join(DEVICES)}.")
-_ENGINE = click.option("--engine", default="auto", show_default=True, help=f"Runs it: {', '.join(ENGINE_NAMES)}.")
 _THREADS = click.option("--threads", default=0, show_default=True, help="CPU threads; 0 takes all cores.")
 _TOPIC = click.option("--topic", help="Image topic of a bag that has several.")
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, and nothing else, to stdout.")
 
 
+def _computing(command):
+    """Options that say what computes; the command gets them as `computing`, arguments of Pipeline."""
+
+    @functools.wraps(command)
+    def with_computing(device, threads, engine, precision, auto_build, allow_unverified, **others):
+        plan = PlanOptions(precision, auto_build=auto_build, allow_unverified=allow_unverified)
+        command(computing={"device": device, "threads": threads, "engine": engine, "plan": plan}, **others)
+
+    precision = DEFAULT_PLAN.precision
+    for option in (
+        click.option("--allow-unverified", is_flag=True, help="Run a TensorRT plan that others could have written."),
+        click.option("--auto-build", is_flag=True, help="Build the TensorRT plan if there is none for this GPU."),
+        click.option("--precision", default=precision, show_default=True, help="Of the TensorRT plan."),
+        _THREADS,
+        click.option("--engine", default="auto", show_default=True, help=f"Runs it: {', '.join(ENGINE_NAMES)}."),
+        _DEVICE,
+    ):
+        with_computing = option(with_computing)
+    return with_computing
+
+
 def _footage(command):
     """Options of the verbs that run a pipeline over footage."""
     model = click.option("--model", default=DEFAULT_MODEL, show_default=True, help=MODEL_HELP)
-    for option in (_JSON, _TOPIC, _THREADS, _ENGINE, _DEVICE, model):
+    for option in (_JSON, _TOPIC, _computing, model):
         command = option(command)
     return command
 
@@ -78,9 +99,7 @@ def segment(
     out: Path,
     truth: Path | None,
     model: str,
-    device: str,
-    engine: str,
-    threads: int,
+    computing: dict[str, Any],
     topic: str | None,
     as_json: bool,
 ) -> None:
@@ -100,7 +119,7 @@ def segment(
     from perception_node.segment import segment as run
 
     source = open_source(input, topic)
-    _report(run(Pipeline(load_model(model), device, threads, engine), source, out, truth), out, as_json)
+    _report(run(Pipeline(load_model(model), **computing), source, out, truth), out, as_json)
 
 
 @main.command()
@@ -113,9 +132,7 @@ def replay(
     out: Path,
     overlay: bool,
     model: str,
-    device: str,
-    engine: str,
-    threads: int,
+    computing: dict[str, Any],
     topic: str | None,
     as_json: bool,
 ) -> None:
@@ -128,7 +145,7 @@ def replay(
     from perception_node.replay import replay as run
 
     source = open_source(bag, topic)
-    _report(run(Pipeline(load_model(model), device, threads, engine), source, out, overlay), out, as_json)
+    _report(run(Pipeline(load_model(model), **computing), source, out, overlay), out, as_json)
 
 
 @main.command()
@@ -286,9 +303,7 @@ def inspect(file: Path, as_json: bool) -> None:
 @main.command()
 @click.argument("model", default=DEFAULT_MODEL)
 @click.argument("input", type=click.Path(path_type=Path), required=False)
-@_DEVICE
-@_ENGINE
-@_THREADS
+@_computing
 @click.option("--frames", default=100, show_default=True, help="How many are timed.")
 @click.option("--warmup", default=5, show_default=True, help="How many are run before, and not timed.")
 @click.option("--size", metavar="HxW", help="Of made-up frames; without it the model's input size.")
@@ -299,9 +314,7 @@ def inspect(file: Path, as_json: bool) -> None:
 def bench(
     model: str,
     input: Path | None,
-    device: str,
-    engine: str,
-    threads: int,
+    computing: dict[str, Any],
     frames: int,
     warmup: int,
     size: str | None,
@@ -332,9 +345,7 @@ def bench(
     result = run(
         loaded,
         footage,
-        device=device,
-        engine=engine,
-        threads=threads,
+        **computing,
         frames=frames,
         warmup=warmup,
         size_hw=parse_size(size) if size else None,

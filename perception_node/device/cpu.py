@@ -4,15 +4,12 @@ Compiled kernels are kept in a cache, $XDG_CACHE_HOME/perception_node (~/.cache/
 source, configuration, compiler and kind of processor.
 """
 
-import contextlib
 import ctypes
 import functools
-import hashlib
 import os
 import platform
 import re
 import shlex
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +18,7 @@ from typing import Any
 import numpy as np
 
 from perception_node.device import check_fits
-from perception_node.errors import UserError
-from perception_node.paths import cache_folder
+from perception_node.device.compiling import cached, compiler_version, digest, run_compiler
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
 BLOCK = 64
@@ -132,43 +128,20 @@ def _load(source: Path, defines: tuple[tuple[str, str | int], ...]) -> ctypes.CD
     compiler = shlex.split(os.environ.get("CXX", "c++"))
     flags = FLAGS.split() + [f"-D{name}={value}" for name, value in defines]
     texts = [path.read_text() for path in (HEADER, *sorted(source.parent.glob("*.cuh")), source)]
-    key = hashlib.sha256("\0".join([*flags, *texts, _version(compiler[0]), _processor()]).encode()).hexdigest()
-    cache = cache_folder()
-    library = cache / f"{source.stem}-{key[:20]}.so"
-    if not library.exists():
+    version = compiler_version(compiler[0], "install one (sudo apt install g++) or name it in CXX")
 
-        def compile(program: str, *options: str) -> str:
-            command = [*compiler, *flags, *options, f"-I{source.parent}", "-x", "c++", "-"]
-            result = subprocess.run(command, input=program, text=True, capture_output=True)
-            if result.returncode:
-                raise UserError(f"{source.name}: {compiler[0]} cannot compile it: {result.stderr.strip()}")
-            return result.stdout
+    def compile(program: str, *options: str) -> str:
+        command = [*compiler, *flags, *options, f"-I{source.parent}", "-x", "c++", "-"]
+        return run_compiler(command, f"{source.name}: {compiler[0]} cannot compile it", program)
 
+    def make(library: Path) -> None:
         preprocessed = compile(texts[-1], "-E")  # which kernels there are depends on the defines
         names = re.findall(r"__global__ void (\w+)\(", preprocessed)
         program = [f'#include "{path}"' for path in (HEADER, source)] + [f"LAUNCHER({name})" for name in names]
-        part = cache / f".{library.name}.{os.getpid()}"
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            compile("\n".join(program) + "\n", "-o", str(part))
-            part.replace(library)
-        except OSError as error:
-            remedy = "name another folder in XDG_CACHE_HOME"
-            raise UserError(f"{cache}: cannot be written ({error}); {remedy}") from error
-        finally:
-            with contextlib.suppress(OSError):
-                part.unlink()
-    return ctypes.CDLL(str(library))
+        compile("\n".join(program) + "\n", "-o", str(library))
 
-
-@functools.cache
-def _version(compiler: str) -> str:
-    try:
-        return subprocess.run([compiler, "--version"], text=True, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(
-            f"C++ compiler {compiler!r}: cannot be run ({error}); install one (sudo apt install g++) or name it in CXX"
-        ) from error
+    key = digest(*flags, *texts, version, _processor())
+    return ctypes.CDLL(str(cached(f"{source.stem}-{key}.so", make)))
 
 
 @functools.cache

@@ -5,12 +5,10 @@ each source, configuration, architecture and compiler. Where there is no nvcc, o
 """
 
 import functools
-import hashlib
 import importlib.util
 import os
 import shutil
 import struct
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from perception_node.device import check_fits
+from perception_node.device.compiling import cached, compiler_version, digest, run_compiler
 from perception_node.device.graph import Graph, Mark
 from perception_node.errors import DeviceError, UserError
 from perception_node.paths import cache_folder
@@ -322,28 +321,24 @@ def _cubin(source: Path, defines: tuple[tuple[str, str | int], ...], architectur
     """Compiles the kernels unless the cache has them."""
     headers = sorted(source.parent.glob("*.cuh"))
     flags = [*FLAGS.split(), f"-arch={architecture}", *(f"-D{name}={value}" for name, value in defines)]
-    key = _hash(*flags, *(path.read_text() for path in (*headers, source)))
-    cache = cache_folder()
-    stem = f"{source.stem}-{architecture}-{key}"
+    stem = f"{source.stem}-{architecture}-{digest(*flags, *(path.read_text() for path in (*headers, source)))}"
     nvcc = find_nvcc()
     if nvcc is None:
-        made_before = max(cache.glob(f"{stem}-*.cubin"), key=lambda path: path.stat().st_mtime, default=None)
-        if made_before is None:
+        made_before = cache_folder().glob(f"{stem}-*.cubin")
+        cubin = max(made_before, key=lambda path: path.stat().st_mtime, default=None)
+        if cubin is None:
             raise UserError(
                 f"{source.name}: no nvcc to compile it with; install the CUDA toolkit (sudo apt install "
                 "cuda-nvcc-13-0, or pip install nvidia-cuda-nvcc) or set CUDA_HOME to where it is"
             )
-        return made_before.read_bytes()
-    cubin = cache / f"{stem}-{_hash(_version(nvcc))}.cubin"
-    if not cubin.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        part = cache / f".{cubin.name}.{os.getpid()}"
-        result = subprocess.run([nvcc, *flags, "-cubin", "-o", str(part), str(source)], text=True, capture_output=True)
-        if result.returncode:
-            part.unlink(missing_ok=True)
-            raise UserError(f"{source.name}: {nvcc} cannot compile it for {architecture}: {result.stderr.strip()}")
-        part.replace(cubin)
-    return cubin.read_bytes()
+        return cubin.read_bytes()
+
+    def make(cubin: Path) -> None:
+        command = [nvcc, *flags, "-cubin", "-o", str(cubin), str(source)]
+        run_compiler(command, f"{source.name}: {nvcc} cannot compile it for {architecture}")
+
+    version = compiler_version(nvcc, "install the CUDA toolkit anew")
+    return cached(f"{stem}-{digest(version)}.cubin", make).read_bytes()
 
 
 def find_nvcc() -> str | None:
@@ -357,15 +352,3 @@ def find_nvcc() -> str | None:
     for location in (packages and packages.submodule_search_locations) or ():
         folders += sorted(Path(location).glob("cu*"), reverse=True)
     return next((str(folder / "bin/nvcc") for folder in folders if os.access(folder / "bin/nvcc", os.X_OK)), None)
-
-
-@functools.cache
-def _version(nvcc: str) -> str:
-    try:
-        return subprocess.run([nvcc, "--version"], text=True, capture_output=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UserError(f"{nvcc}: cannot be run ({error}); install the CUDA toolkit anew") from error
-
-
-def _hash(*texts: str) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:20]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from device_checks import CHECKS, EMULATED, FRAMES, RECORDED, TINY
 
-from perception_node.device import cuda, open_device
+from perception_node.device import compiling, cuda, open_device
 from perception_node.errors import UserError
 
 HERE = Path(__file__).parent
@@ -179,7 +179,7 @@ def compiler(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(nvcc.parent), prepend=os.pathsep)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cuda, "_cubin", cuda._cubin.__wrapped__)
-    monkeypatch.setattr(cuda, "_version", cuda._version.__wrapped__)
+    monkeypatch.setattr(cuda, "compiler_version", compiling.compiler_version.__wrapped__)
     return nvcc, lambda: list((tmp_path / "perception_node").glob("*"))
 
 
@@ -213,6 +213,13 @@ def test_without_nvcc_a_cubin_of_the_cache_does(compiler, monkeypatch):
     assert cuda._cubin(TINY, (), "sm_87") == cubin
     with pytest.raises(UserError, match=r"tiny\.cu: no nvcc.*CUDA_HOME"):
         cuda._cubin(TINY, (), "sm_90")
+
+
+def test_a_cache_that_cannot_be_written_is_said(compiler, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"cannot be written .*XDG_CACHE_HOME"):
+        cuda._cubin(TINY, (), "sm_87")
 
 
 def test_an_error_of_the_compiler_is_one_of_the_user_and_leaves_nothing(compiler):

@@ -207,6 +207,15 @@ def test_weights_beside_the_network_are_taken_in(tmp_path):
         import_network(network, "semantic", TINY, tmp_path / "other", normalisation=PLAIN)
 
 
+def test_weights_of_over_two_gigabytes_are_refused(tmp_path):
+    network = write(tmp_path / "network.onnx", {"output": logits()})
+    onnx.save(onnx.load(network), network, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with (tmp_path / "weights.bin").open("r+b") as file:
+        file.truncate(2**31)  # sparse: takes no room
+    with pytest.raises(UserError, match=r"network\.onnx: over 2 GB with its weights.*; export it in float16"):
+        import_network(network, "semantic", TINY, tmp_path / "mine", normalisation=PLAIN)
+
+
 # ---- what is taken off the end ----
 
 
@@ -435,6 +444,18 @@ def test_what_is_no_network_is_refused(tmp_path, content):
     (tmp_path / "network.onnx").write_bytes(content)
     with pytest.raises(UserError, match=r"network\.onnx: not an ONNX file"):
         import_network(tmp_path / "network.onnx", "semantic", TINY, tmp_path / "mine", normalisation=PLAIN)
+
+
+def test_an_operator_that_the_engine_lacks_is_named(tmp_path):
+    network = write(tmp_path / "network.onnx", {"o": logits()})
+    model = onnx.load(network)
+    model.graph.node.append(helper.make_node("MSDeformAttn", ["o"], ["p"], domain="mmdeploy"))
+    model.opset_import.append(helper.make_opsetid("mmdeploy", 1))
+    model.graph.output[0].name = "p"
+    onnx.save(model, network)
+    with pytest.raises(UserError, match=r"^ONNX Runtime cannot load it: .*MSDeformAttn") as caught:
+        import_network(network, "semantic", TINY, tmp_path / "mine", normalisation=PLAIN)
+    assert ".part" not in str(caught.value)
 
 
 def test_a_size_that_the_network_cannot_run_at(tmp_path):

@@ -4,7 +4,7 @@
 #
 # ROS 2 comes from PyPI, unless one is sourced already: then that one alone is used.
 # More: make demo WAIT=1 (every frame, at its own pace) RATE=0.5 MODEL=engines/mine TOPIC=/front/image_raw FPS=30 OUT=out
-#       make test ARGS="-k messages"; make lint; make setup-engines; make setup-training; make clean
+#       make test ARGS="-k messages"; make lint; make setup-engines; make setup-recipes; make setup-training; make clean
 
 SHELL := /bin/bash
 OUT ?= out
@@ -17,7 +17,7 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.
 HAS_HEADERS := import os, sysconfig; open(os.path.join(sysconfig.get_paths()["include"], "Python.h"))
 PIP = $(RUN)/python -m pip install --disable-pip-version-check -q
 
-.PHONY: demo test setup setup-engines setup-training lint clean
+.PHONY: demo test setup setup-engines setup-recipes setup-training lint clean
 
 demo:
 ifndef SOURCE
@@ -84,6 +84,10 @@ setup-engines: setup
 setup-training: setup
 	@echo 'torch and what training needs (the CUDA build of torch is gigabytes)'
 	@$(PIP) -c $(DONE)/constraints.txt -e '.[train]'
+
+setup-recipes: setup-training
+	@echo 'transformers and torchvision, for tools/ (about 100 MB)'
+	@$(PIP) -c $(DONE)/constraints.txt -e '.[train,recipes]'
 
 clean:
 	rm -rf $(VENV) $(OUT) build install log *.egg-info

@@ -16,7 +16,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from perception_node.cli import main  # noqa: E402
-from perception_node.engine import TensorSpec, load_engine  # noqa: E402
+from perception_node.engine import TensorSpec  # noqa: E402
 from perception_node.errors import UserError  # noqa: E402
 from perception_node.importing import Normalisation, import_network  # noqa: E402
 from perception_node.importing.graph import read_network, replace_outputs, write_network  # noqa: E402
@@ -155,7 +155,9 @@ def test_which_output_is_which(tmp_path, family, outputs, tensors, stride):
     model = load_model(tmp_path / "mine")
     assert (dict(model.tensors), model.stride) == (tensors, stride)
     # What the family does not take is no output any more.
-    assert {spec.name for spec in load_engine(model).outputs} == set(tensors.values())
+    assert {output.name for output in onnxruntime.InferenceSession(model.onnx_path).get_outputs()} == {
+        *tensors.values()
+    }
 
 
 def test_the_user_can_say_which(tmp_path):
@@ -187,8 +189,11 @@ def test_open_sizes_are_fixed(tmp_path):
     model.graph.output.extend(values)
     onnx.save(model, network)
     import_network(network, "semantic", TINY, tmp_path / "mine", size_hw=(16, 24), normalisation=PLAIN)
-    engine = load_engine(load_model(tmp_path / "mine"))
-    assert [spec.shape for spec in (*engine.inputs, *engine.outputs)] == [(1, 3, 16, 24), (1, 3, 8, 12)]
+    session = onnxruntime.InferenceSession(load_model(tmp_path / "mine").onnx_path)
+    assert [tensor.shape for tensor in (*session.get_inputs(), *session.get_outputs())] == [
+        [1, 3, 16, 24],
+        [1, 3, 8, 12],
+    ]
 
 
 def test_weights_beside_the_network_are_taken_in(tmp_path):
@@ -200,6 +205,15 @@ def test_weights_beside_the_network_are_taken_in(tmp_path):
     assert (frame_of(tmp_path).class_map[:3] == 1).all()
     with pytest.raises(UserError, match=r"its weights are in weights\.bin, which is not beside it; put the file there"):
         import_network(network, "semantic", TINY, tmp_path / "other", normalisation=PLAIN)
+
+
+def test_weights_of_over_two_gigabytes_are_refused(tmp_path):
+    network = write(tmp_path / "network.onnx", {"output": logits()})
+    onnx.save(onnx.load(network), network, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with (tmp_path / "weights.bin").open("r+b") as file:
+        file.truncate(2**31)  # sparse: takes no room
+    with pytest.raises(UserError, match=r"network\.onnx: over 2 GB with its weights.*; export it in float16"):
+        import_network(network, "semantic", TINY, tmp_path / "mine", normalisation=PLAIN)
 
 
 # ---- what is taken off the end ----
@@ -430,6 +444,18 @@ def test_what_is_no_network_is_refused(tmp_path, content):
     (tmp_path / "network.onnx").write_bytes(content)
     with pytest.raises(UserError, match=r"network\.onnx: not an ONNX file"):
         import_network(tmp_path / "network.onnx", "semantic", TINY, tmp_path / "mine", normalisation=PLAIN)
+
+
+def test_an_operator_that_the_engine_lacks_is_named(tmp_path):
+    network = write(tmp_path / "network.onnx", {"o": logits()})
+    model = onnx.load(network)
+    model.graph.node.append(helper.make_node("MSDeformAttn", ["o"], ["p"], domain="mmdeploy"))
+    model.opset_import.append(helper.make_opsetid("mmdeploy", 1))
+    model.graph.output[0].name = "p"
+    onnx.save(model, network)
+    with pytest.raises(UserError, match=r"^ONNX Runtime cannot load it: .*MSDeformAttn") as caught:
+        import_network(network, "semantic", TINY, tmp_path / "mine", normalisation=PLAIN)
+    assert ".part" not in str(caught.value)
 
 
 def test_a_size_that_the_network_cannot_run_at(tmp_path):

@@ -197,7 +197,7 @@ def _run(model: Any, folder: Path, size_hw: tuple[int, int]) -> list[TensorSpec]
         noise = np.random.default_rng(0).standard_normal((1, 3, *size_hw), np.float32)
         answers = engine.infer(noise)
     except ModelError as error:
-        raise UserError(str(error).removeprefix(f"{path}: ")) from error
+        raise UserError(str(error).removeprefix(f"{path}: ").replace(str(path), path.name)) from error
     except Exception as error:  # the library's exceptions share no base class
         size = f"{size_hw[0]}x{size_hw[1]}"
         reason = " ".join(str(error).split())

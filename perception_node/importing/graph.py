@@ -4,14 +4,18 @@ An engine wants one file, one float32 image (1, 3, H, W) of a known size, and lo
 besides (weights in other files, open sizes, an argmax or softmax at the end) is undone here.
 """
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError, EncodeError
+from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, shape_inference
 
 from perception_node.errors import ModelError, UserError, one_line
+
+MAX_BYTES = 2**31 - 1
+"""Of a protobuf message, which an ONNX file is."""
 
 PASSES_ON = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 """What may lie between an argmax and the graph's output."""
@@ -21,7 +25,7 @@ def read_network(path: Path) -> ModelProto:
     """An ONNX file with its weights, also those that lie in files beside it.
 
     Raises:
-        ModelError: it is no ONNX file, or weights are missing.
+        ModelError: it is no ONNX file, or weights are missing, or with them it is too large for one file.
     """
     if not path.is_file():
         raise ModelError(f"{path}: no such file; expected: an ONNX network")
@@ -41,6 +45,8 @@ def read_network(path: Path) -> ModelProto:
     if missing := sorted(name for name in files if not (path.parent / name).is_file()):
         remedy = "put the file there, or export the network into one file"
         raise ModelError(f"{path}: its weights are in {', '.join(missing)}, which is not beside it; {remedy}")
+    if sum(file.stat().st_size for file in (path, *(path.parent / name for name in files))) > MAX_BYTES:
+        raise ModelError(f"{path}: over 2 GB with its weights, more than one ONNX file can hold; export it in float16")
     try:
         onnx.load_external_data_for_model(model, str(path.parent))
     except (onnx.checker.ValidationError, OSError, ValueError) as error:
@@ -52,16 +58,13 @@ def write_network(model: ModelProto, path: Path) -> None:
     """Writes one file with all weights.
 
     Raises:
-        ModelError: the graph is not valid ONNX, or too large for one file.
+        ModelError: the graph is not valid ONNX.
     """
+    data = model.SerializeToString()
     try:
-        data = model.SerializeToString()
         onnx.checker.check_model(data)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"the network is not valid ONNX: {one_line(error)}; export it anew") from error
-    except (EncodeError, ValueError) as error:
-        remedy = "export it in float16, or a smaller one"
-        raise ModelError(f"the network has over 2 GB, more than one ONNX file can hold; {remedy}") from error
     path.write_bytes(data)
 
 
@@ -111,7 +114,7 @@ def fix_input(model: ModelProto, size_hw: tuple[int, int] | None) -> tuple[str, 
             if not dim.HasField("dim_value"):
                 dim.Clear()
     del model.graph.value_info[:]
-    model.CopyFrom(shape_inference.infer_shapes(model, data_prop=True))
+    _infer_sizes(model)
     return image.name, size_hw
 
 
@@ -155,7 +158,7 @@ def replace_outputs(model: ModelProto, names: list[str]) -> None:
         content = [type(item).FromString(item.SerializeToString()) for item in content]
         del field[:]
         field.extend(content)
-    model.CopyFrom(shape_inference.infer_shapes(model, data_prop=True))
+    _infer_sizes(model)
 
 
 def shape_of(value: ValueInfoProto) -> tuple[int | None, ...]:
@@ -169,6 +172,12 @@ def describe(value: ValueInfoProto) -> str:
     element = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
     element = {"float": "float32", "double": "float64"}.get(element, element)
     return f"{value.name} {element} ({', '.join('?' if size is None else str(size) for size in shape_of(value))})"
+
+
+def _infer_sizes(model: ModelProto) -> None:
+    # What cannot be inferred stays open: whether the network can run is the engine's to say.
+    with contextlib.suppress(shape_inference.InferenceError):
+        model.CopyFrom(shape_inference.infer_shapes(model, data_prop=True))
 
 
 def _ending(model: ModelProto, output: str) -> Iterator[NodeProto]:

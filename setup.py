@@ -59,7 +59,6 @@ setup(
         "engines": ["onnx>=1.16"],
         "engines-rtx": ["onnx>=1.16", "tensorrt-rtx-cu12>=1.7,<2"],
         "test": ["pytest>=8", "hypothesis>=6", "mcap>=1.2", "onnx>=1.16", "pillow>=10", "ruff>=0.6"],
-        "import": ["onnx>=1.16"],
         # tools/: torch and torchvision of one release, e.g. 2.13 and 0.28. Mask2Former in transformers needs scipy.
         "recipes": [
             "torch>=2.6,<=2.13",

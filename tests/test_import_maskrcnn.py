@@ -6,7 +6,7 @@ import pytest
 import torchvision_on_cpu  # noqa: F401 (before anything imports torchvision)
 
 onnxruntime = pytest.importorskip("onnxruntime")
-onnx = pytest.importorskip("onnx", reason="import needs onnx: pip install -e '.[import]'")
+onnx = pytest.importorskip("onnx", reason="import needs onnx: pip install -e '.[engines]'")
 torch = pytest.importorskip("torch", reason="the recipe needs torch: pip install -e '.[recipes]'")
 pytest.importorskip("onnxscript", reason="the recipe needs onnxscript: pip install -e '.[recipes]'")
 torchvision = pytest.importorskip("torchvision", reason="the recipe needs torchvision: pip install -e '.[recipes]'")

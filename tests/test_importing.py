@@ -10,7 +10,7 @@ from conftest import TINY_CLASSES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-onnx = pytest.importorskip("onnx", reason="import needs onnx: pip install -e '.[import]'")
+onnx = pytest.importorskip("onnx", reason="import needs onnx: pip install -e '.[engines]'")
 onnxruntime = pytest.importorskip("onnxruntime")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402

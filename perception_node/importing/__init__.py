@@ -40,7 +40,7 @@ try:
 except ModuleNotFoundError as error:
     if error.name not in ("onnx", "google", "google.protobuf"):
         raise
-    raise UserError("import needs the onnx package; expected: pip install 'perception_node[import]'") from error
+    raise UserError("import needs the onnx package; expected: pip install 'perception_node[engines]'") from error
 
 IMAGENET = "--mean 123.675,116.28,103.53 --std 58.395,57.12,57.375"
 LOGITS = {"semantic": (1, -3), "foreground": (1, -3), "class_logits": (2, -1), "mask_logits": (1, -3)}

@@ -160,6 +160,14 @@ def test_which_output_is_which(tmp_path, family, outputs, tensors, stride):
     }
 
 
+@pytest.mark.parametrize(
+    ("size", "output", "stride"), [((520, 520), (17, 17), 32), ((540, 960), (17, 30), 32), ((56, 56), (4, 4), 14)]
+)
+def test_the_stride_of_a_network_that_pads(tmp_path, size, output, stride):
+    bring(tmp_path, {"output": logits(3, *output)}, graph={"size": size})
+    assert load_model(tmp_path / "mine").stride == stride
+
+
 def test_the_user_can_say_which(tmp_path):
     imported = bring(tmp_path, {"a": logits(), "b": logits() * 2}, tensors={"semantic": "b"})
     assert dict(load_model(imported.folder).tensors) == {"semantic": "b"}
@@ -337,7 +345,7 @@ def test_an_ultralytics_network(tmp_path, end_to_end):
     model = load_model(imported.folder)
     assert model.input.std == (255, 255, 255)
     assert model.fusion["nms_threshold"] == (None if end_to_end else 0.5)
-    assert "0 'automobile', not 'car'" in imported.notes["classes"]
+    assert "0 'car', there 'automobile'" in imported.notes["classes"]
     frame = frame_of(tmp_path)
     assert [(s.class_id, s.box_xyxy) for s in frame.segments] == [(2, (4, 0, 8, 8))]
 

@@ -31,6 +31,7 @@ try:
     from perception_node.importing.graph import (
         before_argmax,
         before_probabilities,
+        class_names,
         fix_input,
         read_network,
         replace_outputs,
@@ -133,7 +134,7 @@ def import_network(
                 tensors[role], function = found
                 notes[role] += f"; its {function} is left out, fusion makes the probabilities: {tensors[role]}"
         notes["stride"] = str(match.stride)
-        if differing := _differing(ultralytics.class_names(model), taxonomy):
+        if differing := _differing(class_names(model), taxonomy):
             notes["classes"] = differing
         if normalisation is None:
             raise UserError(
@@ -222,8 +223,12 @@ def _cut_argmax(model: Any, outputs: Sequence[TensorSpec], given: dict[str, str]
 def _differing(names: Sequence[str], taxonomy: Taxonomy) -> str | None:
     """Where the names in the file are not the taxonomy's, for people."""
     classes = [c.name for c in taxonomy if c.thing or len(names) == len(taxonomy)]
-    pairs = [f"{i} {a!r}, not {b!r}" for i, (a, b) in enumerate(zip(names, classes, strict=False)) if a != b]
-    return f"the file calls them otherwise than the taxonomy: {'; '.join(pairs[:5])}" if pairs else None
+    pairs = [
+        f"{i} {ours!r}, there {theirs!r}"
+        for i, (ours, theirs) in enumerate(zip(classes, names, strict=False))
+        if theirs not in (ours, f"{i}", f"LABEL_{i}")  # the libraries' way to say nothing
+    ]
+    return f"the file calls some otherwise, look whether they are meant: {'; '.join(pairs[:5])}" if pairs else None
 
 
 def _prove(folder: Path, out: Path) -> dict[str, float]:

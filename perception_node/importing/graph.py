@@ -4,6 +4,7 @@ An engine wants one file, one float32 image (1, 3, H, W) of a known size, and lo
 besides (weights in other files, open sizes, an argmax or softmax at the end) is undone here.
 """
 
+import ast
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,6 +67,16 @@ def write_network(model: ModelProto, path: Path) -> None:
     except onnx.checker.ValidationError as error:
         raise ModelError(f"the network is not valid ONNX: {one_line(error)}; export it anew") from error
     path.write_bytes(data)
+
+
+def class_names(model: ModelProto) -> list[str]:
+    """Names of the classes in the metadata, {0: 'person', ...} as Ultralytics and tools/ write them; []."""
+    text = next((entry.value for entry in model.metadata_props if entry.key == "names"), "")
+    try:
+        names = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return []
+    return list(names.values()) if isinstance(names, dict) else []
 
 
 def fix_input(model: ModelProto, size_hw: tuple[int, int] | None) -> tuple[str, tuple[int, int]]:

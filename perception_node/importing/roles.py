@@ -9,6 +9,7 @@ Of two sets of roles (masks in boxes, masks of the whole input) the one that use
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from perception_node.engine import TensorSpec
 from perception_node.errors import UserError
@@ -91,7 +92,7 @@ def match_outputs(
             reasons[role] = "as you said"
         else:
             reasons[role] = "by its name" if others else "the only one of its shape and type"
-    for role, name in _optional(family, outputs, sizes, size_hw, given, tensors).items():
+    for role, name in _optional(family, outputs, sizes, given, tensors).items():
         tensors[role], reasons[role] = name, "as you said" if role in given else "by its name"
     stride = _stride(tensors, inputs, outputs, size_hw)
     assert stride, "matches have one"
@@ -108,7 +109,9 @@ def wanted(family: str, roles: Sequence[str]) -> str:
     return ", ".join(f"{role} (1, {FAMILIES[family].inputs[role].shape.replace(' ', ', ')})" for role in roles)
 
 
-def _check_given(family: str, inputs: Mapping[str, Input], outputs: Sequence[TensorSpec], given: Mapping[str, str]):
+def _check_given(
+    family: str, inputs: Mapping[str, Input], outputs: Sequence[TensorSpec], given: Mapping[str, str]
+) -> None:
     for role, name in given.items():
         if role not in inputs:
             raise UserError(f"tensor {role}={name}: {family} has no such; expected: {wanted(family, list(inputs))}")
@@ -116,7 +119,14 @@ def _check_given(family: str, inputs: Mapping[str, Input], outputs: Sequence[Ten
             raise UserError(f"tensor {role}={name}: the network has no such output; it has {describe(outputs)}")
 
 
-def _matches(family, outputs, sizes, size_hw, given, strict_stride: bool = True) -> list[dict[str, str]]:
+def _matches(
+    family: str,
+    outputs: Sequence[TensorSpec],
+    sizes: Mapping[str, Any],
+    size_hw: tuple[int, int],
+    given: Mapping[str, str],
+    strict_stride: bool = True,
+) -> list[dict[str, str]]:
     """Every way to give a different output to each role of one of the family's sets of tensors."""
     inputs, sets = FAMILIES[family].inputs, tensor_sets(family)
     said = given.keys() & {role for roles in sets for role in roles}
@@ -143,8 +153,8 @@ def _matches(family, outputs, sizes, size_hw, given, strict_stride: bool = True)
     return found
 
 
-def _bind(spec: TensorSpec, role: Input, sizes: dict) -> dict | None:
-    """What the letters stand for if the output plays the role; None if it cannot."""
+def _bind(spec: TensorSpec, role: Input, sizes: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the letters stand for if the output plays the role; None if it cannot. S stands for any of several sizes."""
     symbols = role.shape.split()
     dtypes = {"logit": ("float32", "float16"), "int32": ("int32", "int64")}.get(role.dtype, (role.dtype,))
     if len(spec.shape) != 1 + len(symbols) or spec.shape[0] != 1 or spec.dtype not in dtypes:
@@ -166,14 +176,24 @@ def _bind(spec: TensorSpec, role: Input, sizes: dict) -> dict | None:
     return bound
 
 
-def _stride(tensors, inputs, outputs, size_hw) -> int | None:
-    """The whole number of input pixels for each output pixel, in both directions; None if there is no such."""
+def _stride(
+    tensors: Mapping[str, str],
+    inputs: Mapping[str, Input],
+    outputs: Sequence[TensorSpec],
+    size_hw: tuple[int, int],
+) -> int | None:
+    """The whole number of input pixels for each output pixel, in both directions; None if there is no such.
+
+    Where a network pads, several round up to the same size (520 / 32 and 520 / 31 to 17): those that divide the input
+    come first, then powers of two.
+    """
     shapes = {spec.name: spec.shape for spec in outputs}
     hw = next(shapes[name][-2:] for role, name in tensors.items() if inputs[role].shape.endswith(" h w"))
-    for stride in range(1, MAX_STRIDE + 1):
-        if all(-(-size // stride) == own for size, own in zip(size_hw, hw, strict=True)):
-            return stride
-    return None
+    pairs = list(zip(size_hw, hw, strict=True))
+    strides = [s for s in range(1, MAX_STRIDE + 1) if all(-(-size // s) == own for size, own in pairs)]
+    likely = [s for s in strides if all(size == own * s for size, own in pairs)]
+    likely += [s for s in strides if s.bit_count() == 1]
+    return next(iter((*likely, *strides)), None)
 
 
 def _named(tensors: Mapping[str, str]) -> int:
@@ -181,7 +201,13 @@ def _named(tensors: Mapping[str, str]) -> int:
     return sum(name == role or any(word in name.lower() for word in WORDS[role]) for role, name in tensors.items())
 
 
-def _optional(family, outputs, sizes, size_hw, given, tensors) -> dict[str, str]:
+def _optional(
+    family: str,
+    outputs: Sequence[TensorSpec],
+    sizes: Mapping[str, Any],
+    given: Mapping[str, str],
+    tensors: Mapping[str, str],
+) -> dict[str, str]:
     """Roles that a family can do without, if an output is named so."""
     inputs, found = FAMILIES[family].inputs, {}
     bound = dict(sizes)
@@ -203,7 +229,13 @@ def _optional(family, outputs, sizes, size_hw, given, tensors) -> dict[str, str]
     return found
 
 
-def _why_none(family, outputs, sizes, size_hw, given) -> str:
+def _why_none(
+    family: str,
+    outputs: Sequence[TensorSpec],
+    sizes: Mapping[str, Any],
+    size_hw: tuple[int, int],
+    given: Mapping[str, str],
+) -> str:
     has = f"the network has {describe(outputs)}"
     roles = next(iter(tensor_sets(family)))
     free = {"S": range(1, 1 << 16)}
@@ -234,7 +266,7 @@ def _why_none(family, outputs, sizes, size_hw, given) -> str:
     return f"{family} takes {names} with C = {sizes['C']}; {has}; if a tensor is another one: --tensor ROLE=NAME"
 
 
-def _why_several(matches, outputs, given) -> str:
+def _why_several(matches: Sequence[Mapping[str, str]], outputs: Sequence[TensorSpec], given: Mapping[str, str]) -> str:
     shapes = {spec.name: spec for spec in outputs}
     roles = dict.fromkeys(role for match in matches for role in match)
     for role in roles:

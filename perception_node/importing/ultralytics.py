@@ -7,7 +7,6 @@ They have two outputs, the second with prototypes (1, nm, h, w). The first has, 
 appended to the graph, so that fusion, and an engine that is built from the file, see nothing unusual.
 """
 
-import ast
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,7 +15,7 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from perception_node.engine import TensorSpec
 from perception_node.errors import UserError
-from perception_node.importing.graph import replace_outputs
+from perception_node.importing.graph import class_names, replace_outputs
 from perception_node.taxonomy import Taxonomy
 
 MEAN, STD = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
@@ -65,12 +64,13 @@ def find_layout(model: ModelProto, outputs: Sequence[TensorSpec], taxonomy: Taxo
     if columns == 6 + k:
         layouts.append(Layout(detections.name, prototypes.name, len(names) or fitting[1], k, True))
     classes = rows - 4 - k
-    if classes > 0 and columns > rows and len(names) in (0, classes):
+    if classes > 0 and len(names) in (0, classes):
         layouts.append(Layout(detections.name, prototypes.name, classes, k, False))
+    layouts = [layout for layout in layouts if layout.classes in fitting] or layouts
     if len(layouts) > 1:
         raise UserError(
             f"{detections.name} {detections.shape} can be {' or '.join(map(str, layouts))}; "
-            "expected: an export with Ultralytics' metadata (names), which tells"
+            "expected: an export with Ultralytics' metadata (names), or of another size"
         )
     if layouts and layouts[0].classes not in fitting:
         raise UserError(
@@ -78,16 +78,6 @@ def find_layout(model: ModelProto, outputs: Sequence[TensorSpec], taxonomy: Taxo
             f"{fitting[0]}, {fitting[1]} of them things; expected: the taxonomy that it was trained with, in its order"
         )
     return layouts[0] if layouts else None
-
-
-def class_names(model: ModelProto) -> list[str]:
-    """The classes' names, which Ultralytics writes into the file as {0: 'person', ...}; [] if there are none."""
-    text = next((entry.value for entry in model.metadata_props if entry.key == "names"), "")
-    try:
-        names = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return []
-    return list(names.values()) if isinstance(names, dict) else []
 
 
 def adapt(model: ModelProto, layout: Layout) -> dict[str, str]:

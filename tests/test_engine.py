@@ -92,9 +92,9 @@ def test_openvino_and_onnx_runtime_agree_on_the_default_model(camvid_val):
     image = cv2.imread(str(camvid_val / "images" / "0016E5_08031.jpg"))
     reference, pipeline = (Pipeline(load_model(), engine=name) for name in ("onnxruntime", "openvino"))
     expected, frame = reference(image), pipeline(image)
-    for name, array in reference.outputs.items():
+    for name, array in reference.outputs().items():
         # float32 in another order of summation: 1e-5 of the largest value.
-        np.testing.assert_allclose(pipeline.outputs[name], array, rtol=0, atol=1e-5 * np.abs(array).max())
+        np.testing.assert_allclose(pipeline.outputs()[name], array, rtol=0, atol=1e-5 * np.abs(array).max())
     assert np.mean(frame.class_map == expected.class_map) > 0.9999
     assert np.mean(frame.instance_map == expected.instance_map) > 0.999
 

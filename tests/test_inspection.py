@@ -51,7 +51,9 @@ def test_a_model_folder(tiny_model):
     found = inspect_json(tiny_model)
     assert {*found} == {"kind", "path", "manifest", "error", "hash_matches", "network", "loads"}
     assert (found["kind"], found["error"], found["hash_matches"]) == ("model", None, True)
-    assert found["loads"] == {"onnxruntime": None, "openvino": None}
+    assert {*found["loads"]} == {"onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"}
+    assert found["loads"]["onnxruntime"] is found["loads"]["openvino"] is None
+    assert found["loads"]["tensorrt"]  # there is no plan of it
     assert (found["manifest"]["family"], found["manifest"]["things"]) == ("center_offset", ["car"])
 
 

@@ -47,10 +47,10 @@ class GuardedDevice(CpuDevice):
         super().zero(array)
         self._guard(self._close, array)
 
-    def download(self, array):
+    def read(self, array):
         self._guard(self._open, array)
         try:
-            return super().download(array)
+            return super().read(array)
         finally:
             self._guard(self._close, array)
 

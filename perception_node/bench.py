@@ -73,7 +73,8 @@ def bench(
         throughput_fps: {"1": frames in a second one after the other, "2": with two in flight, or None}.
         in_flight_gain: how many times as many frames two in flight do, the median over rounds; None if not measured.
         memory_mib: the process's resident memory, "start" with nothing but the frames, then its "peak" when one
-            pipeline is warm, and "peak_in_flight" when two are, or None.
+            pipeline is warm, and "peak_in_flight" when two are, or None. "gpu": what one pipeline took of the GPU's; None
+            on the CPU.
         against: None, or device, engine, stages_ms, throughput_fps as above and
             time_ratio: by stage, the median of its time on a frame / the first's.
             outputs: by tensor, max_abs and mean_abs difference and frames_compared, which leaves out those on which the
@@ -95,7 +96,8 @@ def bench(
         raise UserError(f"against {against!r}: is the engine that is measured; name another one")
     images = footage or _made_up(size_hw or model.input.size_hw)
     machine = {"processor": _processor(), "cores": len(os.sched_getaffinity(0)), "load": round(os.getloadavg()[0], 2)}
-    memory = {"start": _memory_mib("VmRSS"), "peak": None, "peak_in_flight": None}
+    memory = {"start": _memory_mib("VmRSS"), "peak": None, "peak_in_flight": None, "gpu": None}
+    used_before = _gpu_memory_mib() if device == "cuda" else 0.0
 
     def load(device: str, engine: str) -> _Run:
         run = _Run(Pipeline(model, device, threads, engine, plan))
@@ -105,6 +107,8 @@ def bench(
 
     run = load(device, engine)
     memory["peak"] = _memory_mib("VmHWM")
+    if device == "cuda":
+        memory["gpu"] = round(_gpu_memory_mib() - used_before, 1)
     rival = load(other_device, other) if other else None
     twin = load(device, engine) if in_flight == 2 and not rival else None
     if twin:
@@ -278,6 +282,12 @@ def _memory_mib(field: str) -> float:
     return round(int(status[field].split()[0]) / 1024, 1)
 
 
+def _gpu_memory_mib() -> float:
+    from perception_node.device.cuda import used_memory
+
+    return used_memory() / 2**20
+
+
 def _processor() -> str:
     names = re.findall(r"(?m)^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text())
     return names[0] if names else platform.machine()
@@ -305,6 +315,8 @@ def describe(result: Mapping[str, Any]) -> str:
     lines.append(f"  memory {memory['start']:.0f} MiB at the start, {memory['peak']:.0f} at the peak")
     if memory["peak_in_flight"]:
         lines[-1] += f", {memory['peak_in_flight']:.0f} with two in flight"
+    if memory["gpu"] is not None:
+        lines.append(f"  {memory['gpu']:.0f} MiB of the GPU's")
     if against:
         lines += ["", *_stage_lines(against["engine"], against["stages_ms"], against["time_ratio"])]
         lines.append(f"  {against['throughput_fps']:.1f} frames/s one at a time")

@@ -45,6 +45,7 @@ def test_made_up_frames(tiny_model):
     assert result["throughput_fps"]["2"] > 0
     memory = result["memory_mib"]
     assert 0 < memory["start"] <= memory["peak"] <= memory["peak_in_flight"]
+    assert memory["gpu"] is None
     assert result["against"] is None
 
 

@@ -296,6 +296,13 @@ def present_gpu() -> tuple[str, str]:
     return "sm_{}{}".format(*device.compute_capability()), device.name()
 
 
+def used_memory() -> int:
+    """Bytes of the GPU's memory that are in use, by all programs."""
+    with CudaDevice().context:
+        free, total = _driver().mem_get_info()
+    return total - free
+
+
 def _driver() -> Any:
     """The module pycuda.driver, initialised."""
     try:

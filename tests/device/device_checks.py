@@ -21,6 +21,7 @@ from oracles import preprocess as preprocess_oracle
 from oracles.families import FAMILIES
 
 from perception_node.device import NotRecordable, open_device
+from perception_node.device.cuda import used_memory
 from perception_node.image import ENCODINGS, CameraImage
 from perception_node.model import InputSpec
 from perception_node.preprocess import Preprocess, fit
@@ -314,6 +315,10 @@ def emulated_an_upload_is_of_the_moment_it_is_called(device):
     array = device.upload(host)
     host[:] = 9
     np.testing.assert_array_equal(device.download(array), range(5))
+
+
+def emulated_the_memory_in_use_is_told(device):
+    assert used_memory() == 0  # of this driver, which does not count it
 
 
 def emulated_fresh_memory_is_poison(device):

@@ -73,8 +73,8 @@ def bench(
         throughput_fps: {"1": frames in a second one after the other, "2": with two in flight, or None}.
         in_flight_gain: how many times as many frames two in flight do, the median over rounds; None if not measured.
         memory_mib: the process's resident memory, "start" with nothing but the frames, then its "peak" when one
-            pipeline is warm, and "peak_in_flight" when two are, or None. "gpu": what one pipeline took of the GPU's; None
-            on the CPU.
+            pipeline is warm, and "peak_in_flight" when two are, or None. "gpu": of the GPU's, what one pipeline took;
+            None on the CPU.
         against: None, or device, engine, stages_ms, throughput_fps as above and
             time_ratio: by stage, the median of its time on a frame / the first's.
             outputs: by tensor, max_abs and mean_abs difference and frames_compared, which leaves out those on which the

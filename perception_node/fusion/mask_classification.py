@@ -39,6 +39,8 @@ class MaskClassification(Fusion):
         variant: one of VARIANTS.
         score_threshold: a query's class score is above this; None is the variant's, 0.8 or, transformers, 0.5.
         overlap_threshold: see above.
+        count_uncovered: mask2former: pixels that a query won without covering them (sigmoid below 0.5) count for its
+            overlap_threshold, as in the published code; they stay unlabelled.
         mask_size: transformers: side of the square.
         pixel_confidence: kmax; above 1/3, so that at most two queries claim a pixel.
         thing_threshold, stuff_threshold: kmax: a query's class score is above this.
@@ -59,6 +61,7 @@ class MaskClassification(Fusion):
         variant: str = "mask2former",
         score_threshold: float | None = None,
         overlap_threshold: float = 0.8,
+        count_uncovered: bool = False,
         mask_size: int = 384,
         pixel_confidence: float = 0.4,
         thing_threshold: float = 0.7,
@@ -73,7 +76,7 @@ class MaskClassification(Fusion):
             score_threshold = 0.5 if variant == "transformers" else 0.8
         self._class_thresholds = (thing_threshold, stuff_threshold) if variant == "kmax" else (score_threshold,) * 2
         self._variant, self._overlap_threshold, self._mask_size = variant, overlap_threshold, mask_size
-        self._pixel_confidence = pixel_confidence
+        self._pixel_confidence, self._count_uncovered = pixel_confidence, count_uncovered
 
     def defines(self) -> dict[str, str | int]:
         return {self._variant.upper(): 1}
@@ -110,7 +113,7 @@ class MaskClassification(Fusion):
                 Axis(self.device, side, height, side / height, 1),
                 Axis(self.device, side, width, side / width, 1),
             )
-        return {"areas": ((stripes, queries, 2), np.uint32)}, other
+        return {"areas": ((stripes, queries, 3), np.uint32)}, other
 
     def enqueue(self, outputs: Mapping[str, Array]) -> None:
         kernels, scratch, result = self.kernels, self.scratch, self.result
@@ -158,6 +161,7 @@ class MaskClassification(Fusion):
             count,
             queries,
             np.float64(self._overlap_threshold),
+            int(self._count_uncovered),
             self.thing,
             owner_score,
             owner_class,

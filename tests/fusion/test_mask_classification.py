@@ -106,6 +106,20 @@ def test_pixels_won_below_a_half_do_not_count_and_are_unlabelled():
     assert rows(frame) == ([CAR, UNLABELLED, CAR, UNLABELLED], [1, 0, 1, 0])
 
 
+def test_pixels_won_below_a_half_count_if_asked():
+    """The car loses half of its mask to the bus, and wins as many pixels that neither covers."""
+    masks = [[1, 1, 1, 1, -0.1, -0.1], [2, 2, -1, -1, -1, -1]]
+    for count_uncovered, label in ((False, UNLABELLED), (True, CAR)):
+        frame = fuse([query(CAR), query(BUS)], masks, count_uncovered=count_uncovered)
+        assert rows(frame)[0] == [BUS, BUS, label, label, UNLABELLED, UNLABELLED]
+
+
+def test_a_query_that_covers_nothing_of_what_it_won_is_none():
+    masks = [[-0.1, 1], [-1, 2]]
+    frame = fuse([query(CAR), query(BUS)], masks, count_uncovered=True)
+    assert rows(frame) == ([UNLABELLED, BUS], [0, 1])
+
+
 def test_transformers_gives_every_pixel_away():
     frame = fuse([query(CAR)], [[1, -0.2, -1]], "transformers")
     assert rows(frame) == ([CAR] * 3, [1] * 3)

@@ -24,6 +24,7 @@ def fuse(
     variant: str = "mask2former",
     score_threshold: float | None = None,
     overlap_threshold: float = 0.8,
+    count_uncovered: bool = False,
     mask_size: int = 384,
     pixel_confidence: float = 0.4,
     thing_threshold: float = 0.7,
@@ -42,7 +43,7 @@ def fuse(
         threshold = {"mask2former": 0.8, "transformers": 0.5}[variant] if score_threshold is None else score_threshold
         kept = np.flatnonzero((classes < len(taxonomy)) & (scores > np.float32(threshold)))
         if variant == "mask2former":
-            painting = mask2former(scores, kept, masks, *args, overlap_threshold)
+            painting = mask2former(scores, kept, masks, *args, overlap_threshold, count_uncovered)
         else:
             painting = transformers(scores, kept, masks, *args, overlap_threshold, mask_size)
     return label(*painting, classes, scores, taxonomy)
@@ -60,7 +61,7 @@ def best(probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return probabilities.argmax(axis=1), probabilities.max(axis=1)
 
 
-def mask2former(scores, kept, masks, geometry, stride, overlap_threshold):
+def mask2former(scores, kept, masks, geometry, stride, overlap_threshold, count_uncovered=False):
     """Owner of each pixel, its probability, and the queries that stay, in order."""
     owner, top = contest((scores[q] * sigmoid(upsample(masks[q], geometry, stride)) for q in kept), kept, geometry)
     stay = []
@@ -68,8 +69,9 @@ def mask2former(scores, kept, masks, geometry, stride, overlap_threshold):
         inside = upsample(masks[q], geometry, stride) >= 0
         own, original = owner == q, inside.sum()
         owner[own & ~inside] = NOBODY
-        won = (own & inside).sum()
-        if won and won / original >= overlap_threshold:
+        covered = (own & inside).sum()
+        won = own.sum() if count_uncovered else covered
+        if covered and won / original >= overlap_threshold:
             stay.append(q)
     return owner, top, stay
 

@@ -123,6 +123,7 @@ MODES = {
     "center_offset": Mode("center_offset", center_offset, {"nms_kernel": 3, **SMALL}),
     "foreground": Mode("center_offset", with_foreground, {"nms_kernel": 3, **SMALL}),
     "mask2former": Mode("mask_classification", queries, LOW),
+    "uncovered": Mode("mask_classification", queries, {"count_uncovered": True, **LOW}),
     "transformers": Mode("mask_classification", queries, {"variant": "transformers", "mask_size": 12, **LOW}),
     "kmax": Mode(
         "mask_classification",

@@ -158,8 +158,9 @@ extern "C" __global__ void resize_masks(const LOGIT* __restrict__ mask_logits, c
 #ifndef KMAX
 // ---- the pixels choose, the queries are judged ----
 
+// Pixels of a query: those that it won, where its mask covers them and (MASK2FORMER) where not; all that its mask covers.
 struct Areas {
-    uint32 won, all;
+    uint32 covered, uncovered, all;
 };
 
 // Gives each pixel to the query with the highest p, and counts for each what it won and what its mask covers.
@@ -250,28 +251,29 @@ extern "C" __global__ void pick(const Mask* __restrict__ masks, const int* __res
         }
         if (covered) atomicAdd(&own[s].all, covered);
     }
-    int counted = -1;
+    const int nobody = -1;
+    int counted = nobody;
     uint32 won = 0;
-    for (int i = 0; i < LANES; i++) {
-        if (i / TILE >= tile.height || i % TILE >= tile.width) continue;
-        const int pixel = (tile.y + i / TILE) * columns.pixels + tile.x + i % TILE;
-        const int s = winner[i] >= 0 ? winner[i] : -1;
-        owners[pixel] = s + 1, class_map[pixel] = UNLABELLED;
-        confidence[pixel] = s >= 0 ? (uint8)(255.0f * best[i] + 0.5f) : 0;
+    for (int i = 0; i <= LANES; i++) {
+        if (i < LANES && (i / TILE >= tile.height || i % TILE >= tile.width)) continue;
+        const int s = i < LANES ? winner[i] : nobody;
         if (s != counted) {
-            if (counted >= 0) atomicAdd(&own[counted].won, won);
+            if (counted != nobody) atomicAdd(counted >= 0 ? &own[counted].covered : &own[-2 - counted].uncovered, won);
             counted = s, won = 0;
         }
         won++;
+        if (i == LANES) break;
+        const int pixel = (tile.y + i / TILE) * columns.pixels + tile.x + i % TILE;
+        owners[pixel] = s >= 0 ? s + 1 : 0, class_map[pixel] = UNLABELLED;
+        confidence[pixel] = s >= 0 ? (uint8)(255.0f * best[i] + 0.5f) : 0;
     }
-    if (counted >= 0) atomicAdd(&own[counted].won, won);
 }
 
 // Drops queries that lost too much of their mask to others; stuff keeps only its class, things get ids in order.
 //   areas (STRIPES, Q); owner_class (Q,) uint8, owner_id (Q,) uint16; class_score (256,) float32: a stuff class's best
-//   one block of at most 1024
+//   count_uncovered: whether pixels count that a query won without covering them; one block of at most 1024
 extern "C" __global__ void judge(const Areas* __restrict__ areas, const uint32* __restrict__ count, int queries,
-                                 double overlap, const uint8* __restrict__ thing,
+                                 double overlap, int count_uncovered, const uint8* __restrict__ thing,
                                  const float* __restrict__ owner_score, uint8* __restrict__ owner_class,
                                  uint16* __restrict__ owner_id, float* __restrict__ class_score) {
     for (int c = threadIdx.x; c < 256; c += blockDim.x) class_score[c] = 0.0f;
@@ -280,13 +282,17 @@ extern "C" __global__ void judge(const Areas* __restrict__ areas, const uint32* 
     const int begin = threadIdx.x * share, end = min(begin + share, n);
     uint32 things = 0;
     for (int s = begin; s < end; s++) {
-        uint32 won = 0, all = 0;
-        for (int i = 0; i < STRIPES; i++) won += areas[i * queries + s].won, all += areas[i * queries + s].all;
+        uint32 covered = 0, uncovered = 0, all = 0;
+        for (int i = 0; i < STRIPES; i++) {
+            const Areas& area = areas[i * queries + s];
+            covered += area.covered, uncovered += area.uncovered, all += area.all;
+        }
+        const uint32 won = covered + (count_uncovered ? uncovered : 0);
         const double ratio = all ? (double)won / all : 0.0;
 #ifdef TRANSFORMERS
-        const bool stays = won && all && ratio > overlap;
+        const bool stays = covered && all && ratio > overlap;
 #else
-        const bool stays = won && all && ratio >= overlap;
+        const bool stays = covered && all && ratio >= overlap;
 #endif
         if (!stays) owner_class[s] = UNLABELLED;
         things += thing[owner_class[s]];

@@ -25,7 +25,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from perception_node.errors import UserError
+from perception_node.errors import UserError, one_line
 from perception_node.fuse import parse_size
 from perception_node.importing import Imported, Normalisation, import_network
 from perception_node.importing.graph import replace_outputs
@@ -91,6 +91,8 @@ def import_transformers(
             raise UserError(f"size {size_hw[0]}x{size_hw[1]}: expected: {side}x{side}, as this EoMT was trained")
     if size_hw is None:
         raise UserError("size: expected: HEIGHTxWIDTH, e.g. 512x1024")
+    name = network.config.name_or_path or network.config.model_type
+    name = Path(name).name if Path(name).is_dir() else name  # a path says nothing on another machine
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{network.config.model_type}.onnx"
         onnx.save(export(network, size_hw, task), path)
@@ -101,7 +103,7 @@ def import_transformers(
             out,
             normalisation=normalisation_of(image_processor),
             options=options,
-            description=f"{network.config.name_or_path or network.config.model_type}, from transformers",
+            description=f"{name}, from transformers",
             force=force,
         )
 
@@ -213,8 +215,8 @@ def main() -> None:
             tuple(args.option),
             args.force,
         )
-    except (UserError, OSError) as error:
-        raise SystemExit(f"Error: {error}") from error
+    except (UserError, OSError, ValueError) as error:  # the hub's are ValueErrors
+        raise SystemExit(f"Error: {one_line(error)}") from error
     for name, note in imported.notes.items():
         print(f"  {name:<14}{note}")
     print(f"{args.name} -> {args.out}")

@@ -70,7 +70,7 @@ def write_network(model: ModelProto, path: Path) -> None:
 
 
 def class_names(model: ModelProto) -> list[str]:
-    """Names of the classes in the metadata, {0: 'person', ...} as Ultralytics and tools/ write them; []."""
+    """Names of the classes in the metadata, {0: 'person', ...} as Ultralytics and tools/ write them; else []."""
     text = next((entry.value for entry in model.metadata_props if entry.key == "names"), "")
     try:
         names = ast.literal_eval(text)

@@ -128,8 +128,8 @@ def sharpen(network, heads, forward, image):
         (mask2former, (64, 96), 0.2, ("variant=transformers", "score_threshold=0.3")),
         # The library samples OneFormer's probabilities at their own resolution: a square of the masks' size.
         (oneformer, (64, 64), 0.2, ("variant=transformers", "score_threshold=0.3", "mask_size=16")),
-        # The library counts what a query got otherwise, so here nobody asks whether that is enough of its mask.
-        (eomt, (64, 64), 0.0, ("score_threshold=0.3",)),
+        # As Mask2Former's published code, the library counts all that a query got.
+        (eomt, (64, 64), 0.2, ("score_threshold=0.3", "count_uncovered=true")),
     ],
 )
 def test_a_random_network_gives_the_librarys_own_labels(tmp_path, make, size_hw, overlap, options):

@@ -18,7 +18,11 @@ class SourceError(UserError):
 
 
 class DeviceError(UserError):
-    """A device has failed: what was made on it is of no use any more. Drop all of that, then open the device anew."""
+    """A device has failed: what was made on it is of no use any more.
+
+    Drop all of that, then open the device anew. After some failures (an illegal address, a hardware error) CUDA gives a
+    process no other context: then the process must be started again.
+    """
 
 
 class BadImage(UserError):

@@ -5,11 +5,10 @@ is busy newer images take the waiting one's place: newest frame wins, and what l
 """
 
 import gc
-import math
+import os
 import signal
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -40,7 +39,8 @@ LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RCLError = rclpy_implementation.RCLError
 DIAGNOSTICS_PERIOD_S = 1.0
 WARNING_PERIOD_S = 5.0
-RESTART_PERIOD_S = 5.0
+DEVICE_FAILED = 3
+"""Exit status: only a new process gets the device to work."""
 
 
 class NewestFrame:
@@ -84,11 +84,9 @@ class PerceptionNode(Node):
         self._newest = NewestFrame()
         self._worker = threading.Thread(target=self._work, name="perception", daemon=True)
         self._open_pipeline = self._declare_pipeline()
-        self._pipeline: Pipeline | None = self._open_pipeline()
+        self._pipeline = self._open_pipeline()
         self._model, self._timer = self._pipeline.model, self._pipeline.timer
         self._taxonomy = self._model.taxonomy
-        self._failure = ""  # of the device
-        self._restarted_at = -math.inf
         self._make = MessageFactory.rclpy()
         # received = processed + superseded + refused + failed + the one or two that are under way.
         self._counts = Counter(received=0, processed=0, superseded=0, refused=0, failed=0)
@@ -157,6 +155,7 @@ class PerceptionNode(Node):
 
     def _work(self) -> None:
         while (message := self._newest.take()) is not None:
+            failure = ""
             try:
                 self._process(message)
                 self._counts["processed"] += 1
@@ -165,7 +164,7 @@ class PerceptionNode(Node):
                 self.get_logger().warning(f"image refused: {error}", throttle_duration_sec=WARNING_PERIOD_S)
             except DeviceError as error:
                 self._counts["failed"] += 1
-                self._failure = str(error)
+                failure = str(error)
             except Exception as error:
                 if not self.context.ok():
                     return  # shut down while at work: the publishers are gone
@@ -173,31 +172,24 @@ class PerceptionNode(Node):
                 self.get_logger().error(
                     f"image lost: {type(error).__name__}: {error}", throttle_duration_sec=WARNING_PERIOD_S
                 )
+            if failure:
+                self._renew_pipeline(failure)
 
-            if self._failure:
-                self._restart()
-
-    def _restart(self) -> None:
-        """Makes the pipeline anew after its device has failed, at most every RESTART_PERIOD_S."""
-        if time.monotonic() < self._restarted_at + RESTART_PERIOD_S:
-            return
-        self._restarted_at = time.monotonic()
-        self.get_logger().error(f"{self._failure}; making the pipeline anew")
-        self._pipeline = None
+    def _renew_pipeline(self, failure: str) -> None:
+        """After its device has failed: a new one works or, if CUDA gives this process none, a new process does."""
+        self.get_logger().error(f"{failure}; making the pipeline anew")
+        del self._pipeline
         gc.collect()  # a GPU starts anew when nothing is left that was made on it
         try:
             self._pipeline = self._open_pipeline()
-        except UserError as error:
-            self._failure = str(error)
-            self.get_logger().error(f"no pipeline: {error}; trying again in {RESTART_PERIOD_S:.0f} s")
-            return
+        except Exception as error:
+            self.get_logger().fatal(f"no pipeline: {one_line(error)}; this process ends, start it again (respawn)")
+            # At once: what was made on the device cannot be taken down in order any more.
+            os._exit(DEVICE_FAILED)
         self._pipeline.timer = self._timer
-        self._failure = ""
         self.get_logger().info("the pipeline works again")
 
     def _process(self, message: Image) -> None:
-        if self._pipeline is None:
-            raise DeviceError(self._failure)
         timer = self._timer
         image = camera_image(message)
         frame = self._pipeline(image)
@@ -231,9 +223,7 @@ class PerceptionNode(Node):
             message="ok",
             hardware_id=self._model.name,
         )
-        if self._failure:
-            status.level, status.message = DiagnosticStatus.ERROR, self._failure
-        elif troubles > self._troubles_reported:
+        if troubles > self._troubles_reported:
             status.level, status.message = DiagnosticStatus.WARN, "images refused or lost; see the log"
         elif counts["received"] == 0:
             status.level, status.message = DiagnosticStatus.WARN, f"no image yet on {self.resolve_topic_name(IMAGE)}"

@@ -1,5 +1,6 @@
 """Image in, PanopticFrame out."""
 
+import contextlib
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -9,6 +10,7 @@ import numpy as np
 
 from perception_node.device import Array, NotRecordable, open_device
 from perception_node.engine import DEFAULT_PLAN, PlanOptions, load_engine
+from perception_node.errors import DeviceError
 from perception_node.fusion import make_fusion
 from perception_node.fusion.base import conform
 from perception_node.image import CameraImage
@@ -38,7 +40,8 @@ class Pipeline:
 
     Raises:
         UserError: the network cannot be loaded, is not what the manifest says, or there is no such device or engine.
-        DeviceError: from any call: the GPU has failed. Drop all pipelines of this process and make new ones.
+        DeviceError: from any call: the GPU has failed. A new pipeline may work, when all others are gone; after some
+            failures only a new process does.
 
     Example:
         pipeline = Pipeline(load_model("engines/camvid_lite0"))
@@ -62,7 +65,8 @@ class Pipeline:
         self._fusion = make_fusion(model, self._device)
         self._layout: tuple | None = None
         self._recorded: Callable[[], None] | None = None
-        self._is_recordable = True
+        # On the CPU there is nothing to gain by it.
+        self._is_recordable = self._device.name == "cuda" and self._engine.recordable
         self._marks: list[Any] = []
 
     def __call__(self, image: CameraImage | np.ndarray) -> PanopticFrame:
@@ -74,15 +78,14 @@ class Pipeline:
         """Queues the work on an image; `finish` comes before the next."""
         begin = self._device.mark()
         image = image if isinstance(image, CameraImage) else CameraImage.from_bgr(image)
+        is_known = self._layout == image.layout
+        if not is_known:  # what was recorded works on memory that `upload` now frees; and should it fail
+            self._layout = self._recorded = None
         self._preprocess.upload(image)
-        if self._layout != image.layout:
-            self._layout, self._recorded = None, None  # should it fail
-            self._compute()
-            self._layout = image.layout
-        else:
-            if self._recorded is None:
-                self._recorded = self._record()
-            self._recorded()
+        if is_known and self._is_recordable and self._recorded is None:
+            self._recorded = self._record()
+        (self._recorded or self._compute)()
+        self._layout = image.layout
         self._fusion.read()
         self._ends = begin, self._device.mark()
 
@@ -118,14 +121,15 @@ class Pipeline:
             outputs = conform(outputs, self._fusion.inputs)
         return {role: self._device.view(array, 0, array.shape[1:], array.dtype) for role, array in outputs.items()}
 
-    def _record(self) -> Callable[[], None]:
-        if self._is_recordable:
-            try:
-                return self._device.record(self._compute)
-            except NotRecordable as error:
-                self._is_recordable = False
-                warnings.warn(f"{self.model.name}: runs without a CUDA graph, at more cost: {error}", stacklevel=3)
-        return self._compute
+    def _record(self) -> Callable[[], None] | None:
+        try:
+            return self._device.record(self._compute)
+        except NotRecordable as error:
+            warnings.warn(f"{self.model.name}: runs without a CUDA graph, at more cost: {error}", stacklevel=3)
+        self._is_recordable = False
+        with contextlib.suppress(DeviceError):  # the failed recording can be blamed on what comes next, once
+            self._compute()
+        return None
 
     def warm_up(self) -> None:
         """Runs twice on a grey image, so that the first real frame is not the slow one. Leaves no trace in `timer`.

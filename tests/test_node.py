@@ -20,10 +20,10 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from vision_msgs.msg import LabelInfo  # noqa: E402
 
 from perception_node.dds import use_image_profile  # noqa: E402
-from perception_node.errors import DeviceError, UserError  # noqa: E402
+from perception_node.errors import DeviceError  # noqa: E402
 from perception_node.messages import MessageFactory, camera_image  # noqa: E402
 from perception_node.model import load_model  # noqa: E402
-from perception_node.node import NewestFrame, PerceptionNode, RCLError, main  # noqa: E402
+from perception_node.node import DEVICE_FAILED, NewestFrame, PerceptionNode, RCLError, main  # noqa: E402
 from perception_node.pipeline import Pipeline  # noqa: E402
 from perception_node.topics import NODE, OUTPUTS  # noqa: E402
 
@@ -270,29 +270,32 @@ def test_no_bgr_is_made_of_an_image_whose_overlay_nobody_sees(monkeypatch, tiny_
     ]
 
 
-def test_after_the_device_failed_the_pipeline_is_made_anew(monkeypatch):
-    node, pipeline, now = MagicMock(_failure="", _restarted_at=-10.0), MagicMock(), iter(range(100))
-    monkeypatch.setattr("perception_node.node.time.monotonic", lambda: float(next(now)))
-    node._restart = lambda: PerceptionNode._restart(node)
-    node._counts = {"processed": 0, "failed": 0}
-    node._newest.take.side_effect = ["image"] * 8 + [None]
-    node._open_pipeline.side_effect = [UserError("no GPU"), pipeline]
-    states = []
+@pytest.fixture
+def failing_node():
+    """A node whose pipeline's device fails at the first image."""
+    node = MagicMock(_counts={"processed": 0, "failed": 0})
+    node._renew_pipeline = lambda failure: PerceptionNode._renew_pipeline(node, failure)
+    node._newest.take.side_effect = ["first", "second", None]
+    node._process.side_effect = [DeviceError("lost"), None]
+    return node
 
-    def process(_):
-        states.append(node._pipeline is pipeline)
-        if not states[-1]:
-            raise DeviceError("lost")
 
-    node._process.side_effect = process
-    PerceptionNode._work(node)
-    assert states == [False] * (states.index(True)) + [True] * (8 - states.index(True))
-    assert node._counts == {"processed": sum(states), "failed": 8 - sum(states)}
-    assert node._open_pipeline.call_count == 2
-    assert node._failure == ""
-    said = [call.args[0] for call in node.get_logger().error.call_args_list]
-    assert said[:2] == ["lost; making the pipeline anew", "no pipeline: no GPU; trying again in 5 s"]
-    assert pipeline.timer is node._timer
+def test_after_the_device_failed_the_pipeline_is_made_anew(failing_node):
+    PerceptionNode._work(failing_node)
+    assert failing_node._counts == {"processed": 1, "failed": 1}
+    assert failing_node._pipeline is failing_node._open_pipeline()
+    assert failing_node._pipeline.timer is failing_node._timer
+    assert failing_node.get_logger().error.call_args.args == ("lost; making the pipeline anew",)
+
+
+@pytest.mark.parametrize("error", [DeviceError("lost for good"), TypeError("lost for good")])
+def test_where_no_new_pipeline_works_the_process_ends(failing_node, monkeypatch, error):
+    failing_node._open_pipeline.side_effect = error
+    monkeypatch.setattr("os._exit", sys.exit)
+    with pytest.raises(SystemExit, match=str(DEVICE_FAILED)):
+        PerceptionNode._work(failing_node)
+    said = failing_node.get_logger().fatal.call_args.args
+    assert said == ("no pipeline: lost for good; this process ends, start it again (respawn)",)
 
 
 def test_newest_frame_wins():

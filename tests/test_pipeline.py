@@ -4,6 +4,7 @@ import pytest
 from conftest import tiny_outputs, write_tiny_model
 
 from perception_node.device import open_device
+from perception_node.errors import UserError
 from perception_node.model import load_model
 from perception_node.panoptic import UNLABELLED
 from perception_node.pipeline import Pipeline
@@ -108,3 +109,25 @@ def test_the_tiny_network_says_what_the_fixture_says(tiny_model):
     answers = load_engine(load_model(tiny_model), open_device()).infer(np.ones((1, 3, 8, 8), np.float32))
     for name, expected in tiny_outputs().items():
         np.testing.assert_array_equal(answers[name], expected)
+
+
+@pytest.mark.parametrize("failing_call", [1, 2], ids=["preprocessing", "fusion"])
+def test_an_image_that_cannot_be_prepared_for_leaves_the_others_alone(tiny_model, monkeypatch, failing_call):
+    pipeline, other = (Pipeline(load_model(tiny_model), threads=1) for _ in range(2))
+    image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    expected = other(image)
+    pipeline(image)
+    compile, calls = pipeline._device.kernels, iter(range(1, 9))
+
+    def kernels(source, **defines):
+        if next(calls) >= failing_call:
+            raise UserError("no compiler")
+        return compile(source, **defines)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline._device, "kernels", kernels)
+        with pytest.raises(UserError, match="no compiler"):
+            pipeline(np.zeros((32, 48, 3), np.uint8))
+    frame = pipeline(image)
+    np.testing.assert_array_equal(frame.class_map, expected.class_map)
+    assert frame.segments == expected.segments

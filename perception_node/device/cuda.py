@@ -4,6 +4,7 @@ Compiled kernels (cubins) are kept in a cache, $XDG_CACHE_HOME/perception_node (
 each source, configuration, architecture and compiler. Where there is no nvcc, one that any nvcc left there does.
 """
 
+import ctypes
 import functools
 import importlib.util
 import os
@@ -17,7 +18,7 @@ import numpy as np
 
 from perception_node.device import check_fits
 from perception_node.device.compiling import cached, compiler_version, digest, run_compiler
-from perception_node.device.graph import Graph, Mark
+from perception_node.device.graph import Graph, Mark, call
 from perception_node.errors import DeviceError, UserError
 from perception_node.paths import cache_folder
 
@@ -247,7 +248,9 @@ class _Context:
         for blocks in self._free.values():  # the lists: what came back last still has its own
             blocks.clear()
         self.stream = self.done = None
-        self._context.detach()  # pops it, too; without this PyCUDA would forget that it is a primary one
+        # From CUDA's stack; detach takes it from PyCUDA's, and releases it as the primary context that it is.
+        call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
+        self._context.detach()
 
     def take(self, allocate: Callable[..., Any], *arguments: Any) -> "_Lent":
         """What `allocate` returns for the arguments, or has returned before.

@@ -12,7 +12,7 @@ from perception_node.device import NotRecordable
 from perception_node.errors import DeviceError, one_line
 
 RECORD_EXTERNAL = 1
-"""CU_EVENT_RECORD_EXTERNAL: in recorded work, the event is for those outside, too."""
+"""CU_EVENT_RECORD_EXTERNAL: the event is for those outside of the recorded work, too. Invalid outside of it."""
 CAPTURE_THREAD_LOCAL = 1
 """CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads, with pipelines of their own, may do meanwhile what they like."""
 
@@ -43,7 +43,9 @@ class Mark:
         call("cuEventCreate", ctypes.byref(self._event), 0)
 
     def record(self, stream: int) -> None:
-        call("cuEventRecordWithFlags", self._event, ctypes.c_void_p(stream), RECORD_EXTERNAL)
+        handle, capturing = ctypes.c_void_p(stream), ctypes.c_int()
+        call("cuStreamIsCapturing", handle, ctypes.byref(capturing))
+        call("cuEventRecordWithFlags", self._event, handle, RECORD_EXTERNAL if capturing.value else 0)
 
     def milliseconds_to(self, end: "Mark") -> float:
         milliseconds = ctypes.c_float()
@@ -72,9 +74,12 @@ class Graph:
             call("cuStreamBeginCapture_v2", self._stream, CAPTURE_THREAD_LOCAL)
             try:
                 work()
-            except Exception as error:
+            except BaseException as error:
                 _driver().cuStreamEndCapture(self._stream, ctypes.byref(graph))
-                _driver().cuGraphDestroy(graph)
+                if graph:
+                    _driver().cuGraphDestroy(graph)
+                if not isinstance(error, Exception):  # Ctrl-C
+                    raise
                 raise NotRecordable(one_line(error)) from error
             try:
                 call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
@@ -82,7 +87,8 @@ class Graph:
             except DeviceError as error:
                 raise NotRecordable(str(error)) from error
             finally:
-                _driver().cuGraphDestroy(graph)
+                if graph:
+                    _driver().cuGraphDestroy(graph)
         self._executable = executable
 
     def __call__(self) -> None:

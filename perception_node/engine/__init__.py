@@ -42,8 +42,14 @@ class TensorSpec:
 
 
 class Engine(Protocol):
-    """A network ready to run."""
+    """A network ready to run.
 
+    Attributes:
+        inputs, outputs: its tensors.
+        recordable: whether Device.record can hold what `infer` queues.
+    """
+
+    recordable: bool
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 

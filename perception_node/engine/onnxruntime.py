@@ -21,6 +21,8 @@ class OnnxRuntimeEngine:
         ModelError: ONNX Runtime cannot load the file.
     """
 
+    recordable = True
+
     def __init__(self, onnx_path: Path, threads: int = 0):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

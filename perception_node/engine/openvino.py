@@ -29,6 +29,8 @@ class OpenVinoEngine:
         ModelError: OpenVINO cannot load the file.
     """
 
+    recordable = True
+
     def __init__(self, onnx_path: Path, threads: int = 0):
         settings = {
             "PERFORMANCE_HINT": "LATENCY",

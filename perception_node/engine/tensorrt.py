@@ -1,6 +1,7 @@
 """Networks on an NVIDIA GPU with TensorRT: a plan, run in the device's stream. Never waits for the GPU."""
 
 import functools
+import hashlib
 import sys
 import weakref
 from collections.abc import Mapping
@@ -74,9 +75,16 @@ class TensorRtEngine:
             if min(shape, default=0) < 0:
                 problem = f"the size of {tensor!r}, {shape}, is not known before it runs"
                 raise ModelError(f"{name}: {problem}; export the network with fixed sizes")
-            spec = TensorSpec(tensor, shape, np.dtype(trt.nptype(engine.get_tensor_dtype(tensor))).name)
+            try:
+                dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(tensor))).name
+            except TypeError as error:  # bfloat16 and smaller
+                raise ModelError(f"{name}: {tensor!r}: {error}; export the network with float32 there") from error
+            spec = TensorSpec(tensor, shape, dtype)
             (inputs if engine.get_tensor_mode(tensor) == trt.TensorIOMode.INPUT else outputs).append(spec)
         self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+        # TensorRT-RTX knows; the others are asked by trying.
+        ask = getattr(execution, "is_stream_capturable", None)
+        self.recordable = ask is None or bool(ask(device.stream.handle))
         self._arrays = {spec.name: device.empty(spec.shape, spec.dtype) for spec in self.outputs}
         for tensor, array in self._arrays.items():
             self._bind(tensor, array)
@@ -104,11 +112,11 @@ class TensorRtEngine:
 class _Plan:
     """A plan in the GPU's memory. Engines of the same plan, of pipelines that take turns, share it."""
 
-    _shared: ClassVar["weakref.WeakValueDictionary[tuple[str, bytes], _Plan]"] = weakref.WeakValueDictionary()
+    _shared: ClassVar["weakref.WeakValueDictionary[tuple[str, str], _Plan]"] = weakref.WeakValueDictionary()
 
     @classmethod
     def shared(cls, device: CudaDevice, library: Library, plan: bytes, name: str) -> "_Plan":
-        key = library.name, plan
+        key = library.name, hashlib.sha256(plan).hexdigest()
         found = cls._shared.get(key)
         if found is None:
             found = cls._shared[key] = cls(device, library, plan, name)
@@ -116,11 +124,14 @@ class _Plan:
 
     def __init__(self, device: CudaDevice, library: Library, plan: bytes, name: str):
         self._device = device
+        version = f"{library.name} {library.version}"
         with device.context:
-            self._runtime = library.trt.Runtime(library.logger)
+            try:
+                self._runtime = library.trt.Runtime(library.logger)
+            except (TypeError, RuntimeError) as error:  # pybind11's way to say that the library made none
+                raise ModelError(f"{name}: {version} cannot be used: {_said(library)} ({error})") from error
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
-            version = f"{library.name} {library.version}"
             raise ModelError(f"{name}: {version} cannot read it: {_said(library)}; build it anew on this machine")
         self.engine = engine
 

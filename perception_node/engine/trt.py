@@ -9,7 +9,7 @@ Engines", and the Python API references of TensorRT 10.13, 11.1 and TensorRT-RTX
 
 import functools
 import importlib
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
 from perception_node.engine.progress import Progress
@@ -22,6 +22,10 @@ INSTALL = {
 }
 
 
+KEPT = 50
+"""The newest messages that are kept: a failing network says the same with each frame."""
+
+
 class Messages:
     """What the library has said since Library.listen.
 
@@ -32,8 +36,8 @@ class Messages:
 
     def __init__(self):
         self.counts: Counter[str] = Counter()
-        self.warnings: list[str] = []
-        self.errors: list[str] = []
+        self.warnings: deque[str] = deque(maxlen=KEPT)
+        self.errors: deque[str] = deque(maxlen=KEPT)
 
     def add(self, severity: str, text: str) -> None:
         self.counts[severity] += 1
@@ -76,6 +80,8 @@ class Library:
                 self._library.messages.add(severity.name.lower(), msg)
 
         self.logger = Logger(self)
+        if hasattr(trt, "init_libnvinfer_plugins"):  # the parser makes some ONNX operators into plugins: RoiAlign
+            trt.init_libnvinfer_plugins(self.logger, "")
 
     def listen(self) -> Messages:
         """Begins to collect messages anew, into what it returns."""

@@ -138,6 +138,7 @@ class Fusion(ABC):
         """Queues an image's work. For the shapes of the last image it only starts kernels: a CUDA graph can hold it."""
         shapes = {name: (array.shape, array.dtype) for name, array in outputs.items() if array is not None}
         if self._prepared_for != (shapes, geometry):
+            self._prepared_for = None  # should it fail
             self._prepare(outputs, geometry)
             self._prepared_for = (shapes, geometry)
         self.device.zero(self.counters.memory)

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -36,7 +37,9 @@ constexpr unsigned char FRESH = 0xCD, GUARDING = 0xCB, FREED = 0xDD;
 struct Memory {
     std::unique_ptr<char[]> bytes;  // with a guard before and after
     std::size_t size;
-    char* begin() const { return bytes.get() + GUARD; }
+    char* begin() const {  // at a multiple of 256, as CUDA's
+        return (char*)(((std::uintptr_t)bytes.get() + GUARD + 255) / 256 * 256);
+    }
 };
 
 struct Task {
@@ -122,8 +125,9 @@ CUresult current_and_not_capturing() {
 // ---- memory ----
 
 char* allocate(std::map<char*, Memory>& where, std::size_t size) {
-    Memory memory{std::make_unique<char[]>(size + 2 * GUARD), size};
-    std::memset(memory.bytes.get(), GUARDING, size + 2 * GUARD);
+    const std::size_t whole = size + 2 * GUARD + 256;
+    Memory memory{std::make_unique<char[]>(whole), size};
+    std::memset(memory.bytes.get(), GUARDING, whole);
     std::memset(memory.begin(), FRESH, size);
     char* const begin = memory.begin();
     where.emplace(begin, std::move(memory));
@@ -274,6 +278,7 @@ EXPORT CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice) {
 EXPORT CUresult cuDevicePrimaryCtxRelease(CUdevice) {
     if (!retained) return CUDA_ERROR_INVALID_CONTEXT;
     if (--retained) return CUDA_SUCCESS;
+    if (!contexts.empty()) complain(CUDA_SUCCESS, "the context went and is still on the stack");
     if (failure == CUDA_SUCCESS) {
         if (emulated_count("live")) complain(CUDA_SUCCESS, "the context went before what was made in it");
         return CUDA_SUCCESS;
@@ -420,6 +425,7 @@ EXPORT CUresult cuEventDestroy(CUevent event) {
 EXPORT CUresult cuEventRecordWithFlags(CUevent event, CUstream stream, unsigned flags) {
     CHECK(current());
     stream = stream_of(stream);
+    if (!stream->capturing && flags) return CUDA_ERROR_INVALID_VALUE;
     if (stream->capturing && flags != CU_EVENT_RECORD_EXTERNAL)
         return capture_failed = true, CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;  // only the graph would see it
     if (!stream->capturing) event->recorded_in = stream, event->pending++;
@@ -465,6 +471,10 @@ EXPORT CUresult cuStreamBeginCapture(CUstream stream, CUstreamCaptureMode) {
     captured = stream, capture_failed = false;
     return stream->capturing = new CUgraph_st, CUDA_SUCCESS;
 }
+EXPORT CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
+    *status = stream_of(stream)->capturing ? CU_STREAM_CAPTURE_STATUS_ACTIVE : CU_STREAM_CAPTURE_STATUS_NONE;
+    return CUDA_SUCCESS;
+}
 EXPORT CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph) {
     CHECK(current());
     if (captured != stream) return CUDA_ERROR_ILLEGAL_STATE;
@@ -488,7 +498,10 @@ EXPORT CUresult cuGraphLaunch(CUgraphExec executable, CUstream stream) {
     return CUDA_SUCCESS;
 }
 EXPORT CUresult cuGraphExecDestroy(CUgraphExec executable) { return delete executable, CUDA_SUCCESS; }
-EXPORT CUresult cuGraphDestroy(CUgraph graph) { return delete graph, CUDA_SUCCESS; }
+EXPORT CUresult cuGraphDestroy(CUgraph graph) {
+    if (!graph) return complain(CUDA_ERROR_INVALID_VALUE, "destroyed a graph that is none");
+    return delete graph, CUDA_SUCCESS;
+}
 
 // ---- kernels ----
 

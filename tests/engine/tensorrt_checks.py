@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import gc
 import hashlib
+import itertools
 import json
 import os
 import sys
@@ -28,7 +29,7 @@ from perception_node.device import open_device
 from perception_node.engine import PlanOptions, TensorSpec
 from perception_node.engine.plan import PlanKey, Sidecar, find_plan, write_plan
 from perception_node.engine.trt import open_library
-from perception_node.errors import DeviceError, ModelError, PlanError
+from perception_node.errors import DeviceError, ModelError, PlanError, UserError
 from perception_node.model import load_model
 from perception_node.pipeline import Pipeline
 
@@ -91,6 +92,21 @@ def failing(what):
         yield
     finally:
         del os.environ[stand_in.FAIL]
+
+
+@contextlib.contextmanager
+def no_kernels(device, failing_call):
+    """From that call on nothing can be compiled."""
+    compile, calls = device.kernels, itertools.count(1)
+
+    def kernels(source, **defines):
+        if next(calls) >= failing_call:
+            raise UserError("no compiler")
+        return compile(source, **defines)
+
+    device.kernels = kernels
+    yield
+    del device.kernels
 
 
 def images(count, seed=0, size=SIZE):
@@ -243,10 +259,22 @@ def check_a_forgotten_wait_is_seen():
         pipeline.finish()
 
 
-def check_after_a_failure_a_new_pipeline_works():
-    """The last one: it breaks the GPU for all that was there."""
+def check_a_layout_that_cannot_be_prepared_leaves_the_others_alone():
     with a_model() as model:
         pipeline, cpu = Pipeline(model, "cuda", plan=PLAN), Pipeline(model, threads=1)
+        for image in images(3):
+            pipeline(image)
+        for failing_call in (1, 2):  # of preprocessing, of fusion
+            with no_kernels(pipeline._device, failing_call), pytest.raises(UserError, match="no compiler"):
+                pipeline(images(1, 1, (48, 64))[0])
+            for image in images(3, failing_call):
+                assert_same(pipeline(image), cpu(image))
+
+
+def check_after_a_failure_the_process_has_to_end():
+    """The last one: it breaks the GPU for all that comes. TensorRT holds the context, so it cannot be made anew."""
+    with a_model() as model:
+        pipeline = Pipeline(model, "cuda", plan=PLAN)
         (image,) = images(1)
         pipeline(image)
         device = open_device("cuda")
@@ -258,7 +286,8 @@ def check_after_a_failure_a_new_pipeline_works():
                 pipeline(image)
         del device, pipeline
         gc.collect()
-        assert_same(Pipeline(model, "cuda", plan=PLAN)(image), cpu(image))
+        with pytest.raises(DeviceError):
+            Pipeline(model, "cuda", plan=PLAN)
 
 
 CHECKS = {name.removeprefix("check_"): check for name, check in list(globals().items()) if name.startswith("check_")}

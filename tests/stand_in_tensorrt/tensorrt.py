@@ -57,9 +57,16 @@ def nptype(dtype: np.dtype) -> type:
     return dtype.type
 
 
+def init_libnvinfer_plugins(logger: ILogger, namespace: str) -> bool:
+    return True
+
+
 class Runtime:
+    """As the library's part of CUDA does, it keeps the GPU's primary context until the process ends."""
+
     def __init__(self, logger: ILogger):
         self._logger = logger
+        assert _driver.cuDevicePrimaryCtxRetain(ctypes.byref(ctypes.c_void_p()), 0) == 0
 
     def deserialize_cuda_engine(self, plan: bytes) -> "ICudaEngine | None":
         if not plan.startswith(MAGIC) or _fails("deserialize"):
@@ -90,7 +97,8 @@ class ICudaEngine:
         return tuple(size if isinstance(size, int) else -1 for size in self._tensors[name].shape)
 
     def get_tensor_dtype(self, name: str) -> np.dtype:
-        return np.dtype(self._tensors[name].type.removeprefix("tensor(").removesuffix(")").replace("float", "float32"))
+        dtype = self._tensors[name].type.removeprefix("tensor(").removesuffix(")")
+        return np.dtype("float32" if dtype == "float" else dtype)
 
     def create_execution_context(self) -> "IExecutionContext | None":
         return None if _fails("context") else IExecutionContext(self)
@@ -117,7 +125,7 @@ class IExecutionContext:
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self._addresses[name] = address
-        return not _fails("address")
+        return address % 256 == 0 and not _fails("address")
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         if _fails("capture"):

@@ -1,6 +1,7 @@
 """Image in, PanopticFrame out."""
 
 import contextlib
+import itertools
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -96,10 +97,9 @@ class Pipeline:
         frame = self._fusion.frame()
         host_ms = (time.perf_counter() - start) * 1e3
         begin, end = self._ends
-        marks = begin, *self._marks, end
-        for stage, mark, next_mark in zip(STAGES, marks, marks[1:], strict=False):
+        for stage, marks in zip(STAGES, itertools.pairwise((begin, *self._marks, end)), strict=True):
             more = host_ms if stage == "fusion" else 0.0
-            self.timer.add(stage, self._device.milliseconds(mark, next_mark) + more)
+            self.timer.add(stage, self._device.milliseconds(*marks) + more)
         return frame
 
     def outputs(self) -> dict[str, np.ndarray]:

@@ -151,7 +151,7 @@ class Fusion(ABC):
 
     def frame(self) -> PanopticFrame:
         """What was read, when the device has been waited for."""
-        return self._frame(self.result.on_host(self._on_host))
+        return self._make_frame(self.result.on_host(self._on_host))
 
     # ---- what a family says ----
 
@@ -186,7 +186,7 @@ class Fusion(ABC):
         ranges, *shortlists = self.shortlists
         self.kernels.each("survey", classes * self.blocks, semantic, None, None, classes, rows, columns, ranges)
         self.kernels.each("shortlist_classes", self.blocks, ranges, classes, self.blocks, cutoff, *shortlists)
-        self.kernels.each("classify", self.tiles, semantic, classes, rows, columns, cutoff, *shortlists, *maps, area)
+        self.kernels.each("classify", self.tiles, semantic, classes, rows, columns, *shortlists, *maps, area)
         self.kernels.each("total_area", 256, area)
 
     def measure_free(self) -> Array:
@@ -280,7 +280,7 @@ class Fusion(ABC):
         segments = 256 + self.owners
         self.kernels.each("total_measures", segments, counters["measures"], segments, result["measures"])
 
-    def _frame(self, result: dict[str, np.ndarray]) -> PanopticFrame:
+    def _make_frame(self, result: dict[str, np.ndarray]) -> PanopticFrame:
         measures = result["measures"]
         present = np.flatnonzero(measures["area"])
         rows = measures[present]

@@ -276,10 +276,10 @@ extern "C" __global__ void shortlist_classes(const Range* __restrict__ ranges, i
 //   list, length: the blocks' shortlists; one thread for each tile; reads what is listed of semantic once (neighbours'
 //   corners and the second and third look from cache), writes 2 bytes a pixel
 // With C = 1 the other answer is "unlabelled", at logit 0: sigmoid > 0.5. NaN never wins; where nothing does, the pixel
-// is unlabelled. A class is interpolated only where its highest corner comes near the best class's lowest: elsewhere it
-// can neither win nor, by `cutoff` below, add to the softmax what a byte could show.
+// is unlabelled. Of those that can win in the block a class is compared only where its highest corner reaches the best
+// one's lowest; all that are listed go into the softmax.
 extern "C" __global__ void classify(const LOGIT* __restrict__ semantic, int classes, Axis rows, Axis columns,
-                                    float cutoff, const uint16* __restrict__ list, const int* __restrict__ length,
+                                    const uint16* __restrict__ list, const int* __restrict__ length,
                                     uint8* __restrict__ class_map, uint8* __restrict__ confidence,
                                     uint32* __restrict__ area) {
     const int index = thread_index();

@@ -57,7 +57,7 @@ setup(
     extras_require={
         "demo": ["av>=12"],
         "openvino": [OPENVINO],
-        # perception build, quantize, import, inspect. tensorrt comes with JetPack and DRIVE OS; desktop RTX GPUs take the other.
+        # What works on ONNX graphs. tensorrt comes with JetPack and DRIVE OS; desktop RTX GPUs take the other.
         "engines": ["onnx>=1.16"],
         "engines-rtx": ["onnx>=1.16", "tensorrt-rtx-cu12>=1.7,<2"],
         "test": ["pytest>=8", "hypothesis>=6", "mcap>=1.2", "onnx>=1.16", "pillow>=10", "ruff>=0.6"],

@@ -77,9 +77,7 @@ def measure(
         for name, values in tensors(image).items():
             peak = max(float(values.max(initial=0)), -float(values.min(initial=0)))
             if not np.isfinite(peak):
-                raise ModelError(
-                    f"tensor {name!r}: its largest value on the footage is {peak}; export the network anew"
-                )
+                raise ModelError(f"tensor {name!r}: reaches {peak} on the footage; export the network anew")
             peaks[name] = max(peaks[name], peak)
     if recipe.method == "minmax":
         return {name: (peak, peak) for name, peak in peaks.items()}
@@ -132,7 +130,7 @@ def entropy(counts: np.ndarray) -> float:
 
 
 def as_float16(scale: Mapping[str, float] | np.ndarray | float) -> np.ndarray:
-    """Scales rounded up to float16, in which the plan has them: float32 ones would be rounded after the weights were."""
+    """Scales rounded up to float16, which the plan has: float32 ones would be rounded after the weights were."""
     wanted = np.maximum(np.asarray(scale, np.float64), 2.0**-20)
     scales = wanted.astype(np.float16)
     return np.where(scales < wanted, np.nextafter(scales, np.float16(np.inf)), scales).astype(np.float16)

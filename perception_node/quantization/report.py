@@ -1,4 +1,4 @@
-"""What a calibration costs: how far the int8 network is from float32 on held-out frames, and which layers are to blame."""
+"""What a calibration costs: how far int8 is from float32 on held-out frames, and which layers are to blame."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -111,9 +111,9 @@ def judge_layers(
         progress: shows an iterable's progress, as tqdm does.
 
     Returns:
-        For each layer: name, operator, tensor; scale (of int8), peak and range of its activations; to_median, that range
-        to the layers' median; snr_db, signal to noise of the activations; weights_snr_db, None for an addition; and noise,
-        its share in each output's noise, all layers having 1 together.
+        For each layer: name, operator, tensor; scale (of int8), peak and range of its activations; to_median, that
+        range to the layers' median; snr_db, signal to noise of the activations; weights_snr_db, None for an addition;
+        and, if alone, noise, its share in each output's noise, all layers having 1 together.
     """
     from onnx import numpy_helper
 
@@ -219,9 +219,6 @@ def describe(result: Mapping[str, Any]) -> str:
         lines.append(f"  {entry['name']:<24}{entry['scale']:>10.4g}{entry['to_median']:>14.2f}{snrs}   {shares}")
     lines.append(f"ranges over {OUTLIER:g} times the median: {', '.join(result['outliers']) or 'none'}")
     if result["recommended"]:
-        names = ", ".join(result["recommended"])
-        lines.append(
-            f"each makes over {BLAME:.0%} of an output's noise; to have them in float16, write into the recipe:"
-        )
-        lines.append(f"  keep: [{names}]")
+        lines.append(f"over {BLAME:.0%} of an output's noise each; for less noise keep them in float16, in the recipe:")
+        lines.append(f"  keep: [{', '.join([*result['recipe']['keep'], *result['recommended']])}]")
     return "\n".join(lines)

@@ -87,7 +87,7 @@ def quantize(
     tensors = list(dict.fromkeys(layer.tensor for layer in layers))
     ranges = measure(graph, tensors, lambda: progress(images(frames), total=len(frames), desc="ranges"), recipe)
     int8 = quantized(graph, layers, ranges)
-    half = to_fp16(int8, list(images(frames[:4])))
+    half = to_fp16(int8, list(images(frames[:4])))  # a few will do: it keeps clear of float16's end
     content = half.SerializeToString(deterministic=True)
 
     with TemporaryDirectory(prefix="perception_node-") as temporary:

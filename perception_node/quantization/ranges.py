@@ -42,6 +42,8 @@ class Tensors:
     def __call__(self, image: np.ndarray) -> dict[str, np.ndarray]:
         """The tensors of a float32 (1, 3, H, W) image, by their names."""
         fetched = [name for name in self._names if name != self._image]
+        if not fetched:  # ONNX Runtime would take that for all outputs
+            return dict.fromkeys(self._names, image)
         values = dict(zip(fetched, self._session.run(fetched, {self._image: image}), strict=True))
         return {name: image if name == self._image else values[name] for name in self._names}
 

@@ -213,9 +213,7 @@ def fuse(
 
 @main.command()
 @click.argument("model")
-@click.option(
-    "--precision", default="fp32", show_default=True, help="fp32, fp16 (mixed), or int8 (needs a calibration)."
-)
+@click.option("--precision", default="fp32", show_default=True, help="fp32, fp16 (mixed), or int8 (after quantize).")
 @click.option(
     "--target", "targets", multiple=True, metavar="sm_87", help="GPU architecture; repeatable. Default: the GPU here."
 )

@@ -179,7 +179,7 @@ def test_a_calibration_is_taken_as_it_is(quantized):
         ({"model_sha256": "0" * 64}, "model_sha256: was made from a network with 000000000000…, but model.onnx has"),
         ({"sha256": "0" * 64}, "sha256: is 000000000000…, but quantized.onnx has"),
         ({"sha256": None}, "sha256: is None…, but quantized.onnx has"),
-        ({"onnx": "none.onnx"}, "--calibration: there is no .*none.onnx; make one with the INT8 calibration"),
+        ({"onnx": "none.onnx"}, "--calibration: there is no .*none.onnx; make one: perception quantize"),
         ({"onnx": 3}, "calibration.json: not a calibration's"),
     ],
 )
@@ -190,7 +190,7 @@ def test_a_calibration_that_is_not_this_networks(changes, message, quantized):
 
 
 def test_no_calibration(tiny_model):
-    with pytest.raises(ModelError, match=r"--calibration: there is no .*tiny/int8/calibration.json; make one .*fp16"):
+    with pytest.raises(ModelError, match=r"--calibration: there is no .*tiny/int8/calibration.json; make one: .*fp16"):
         read_calibration(load_model(tiny_model))
 
 

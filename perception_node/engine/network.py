@@ -267,12 +267,14 @@ def to_fp16(graph: "onnx.ModelProto", images: Sequence[np.ndarray]) -> "onnx.Mod
     peaks = _peaks(graph, images)
     large = {name for name, peak in peaks.items() if not peak <= FP16_RANGE}
     keep = [node.name for node in graph.graph.node if large.intersection((*node.input, *node.output))]
+    own = {node.name for node in graph.graph.node}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # for each weight that is next to nothing
         half = convert_float_to_float16(graph, keep_io_types=True, node_block_list=keep)
     # Between two operators that stay in fp32 it casts to float16, in which the values do not fit, and back.
     FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
-    casts = {node.output[0]: node for node in half.graph.node if node.op_type == "Cast"}
+    # The network's own casts stay: they may come from another type.
+    casts = {node.output[0]: node for node in half.graph.node if node.op_type == "Cast" and node.name not in own}
     to = {name: onnx.helper.get_node_attr_value(node, "to") for name, node in casts.items()}
     same = {
         name: casts[node.input[0]].input[0]

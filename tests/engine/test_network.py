@@ -91,6 +91,18 @@ def test_outputs_that_the_manifest_does_not_use_are_dropped_with_what_made_them(
     assert list(network.differences) == ["semantic"]
 
 
+def test_a_networks_own_cast_is_not_taken_for_one_between_precisions(tmp_path):
+    nodes = [
+        helper.make_node("Greater", ["image", "zero"], ["mask"]),
+        helper.make_node("Cast", ["mask"], ["ones"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["ones", "huge"], ["large"]),  # stays in fp32, and takes float32 from a bool's cast
+        helper.make_node("Mul", ["large", "tiny"], ["semantic"]),
+    ]
+    weights = {"zero": np.float32(0), "huge": np.float32(4 * FP16_RANGE), "tiny": np.float32(0.25 / FP16_RANGE)}
+    model = load_model(write_semantic_model(tmp_path / "m", nodes, {k: np.asarray(v) for k, v in weights.items()}))
+    assert prepare(model, "fp16").differences["semantic"] < 1e-3
+
+
 def test_operators_that_leave_the_range_of_float16_stay_in_fp32(tmp_path):
     first, weights = convolution("first", "image", "a")
     large, more = convolution("large", "a", "b", scale=FP16_RANGE)

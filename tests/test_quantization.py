@@ -15,10 +15,12 @@ from click.testing import CliRunner
 from engine.networks import convolution, library, write_semantic_model
 from onnx import TensorProto, helper, numpy_helper
 
+from perception_node.bags import BagWriter, typestore
 from perception_node.cli import main
 from perception_node.engine.build import build
 from perception_node.engine.network import prepare, read_calibration
 from perception_node.errors import BadImage, ModelError, SourceError, UserError
+from perception_node.messages import MessageFactory
 from perception_node.model import load_model
 from perception_node.panoptic import PanopticFrame
 from perception_node.quantization import quantize
@@ -84,6 +86,24 @@ def test_short_scenes_in_a_long_drive_are_found(seed, model, tmp_path):
     again = choose_frames(source, recipe, silent, print)
     assert [[f.name for f in part] for part in again] == [names, [f.name for f in held_out]]
     assert frames[1].stamp_ns == 100_000_000 * int(frames[1].name[1:])
+
+
+def test_frames_come_straight_from_a_bag_with_their_stamps(model, tmp_path):
+    make, types = MessageFactory.rosbags(typestore()), typestore()
+    with BagWriter(tmp_path / "drive") as bag:
+        for index in range(5):
+            for topic, value in (("/front", 40 * index), ("/rear", 7)):
+                header = make.header(index * 10**9 + 5, "camera")
+                message = make.image(header, np.full((6, 9, 3), value, np.uint8), "bgr8")
+                kind = "sensor_msgs/msg/Image"
+                bag.write(topic, kind, index * 10**9, types.serialize_cdr(message, kind))
+    source = open_source(tmp_path / "drive", "/front")
+    frames, held_out = choose_frames(source, load_recipe(model, frames=2, seed=1), silent, print)
+    for frame in (*frames, *held_out):
+        index = int(frame.name.removeprefix("frame_"))
+        assert frame.stamp_ns == index * 10**9 + 5
+        assert frame.image.bgr()[0, 0].tolist() == [40 * index] * 3
+    assert (len(frames), len(held_out)) == (2, 3)
 
 
 def test_damaged_images_are_left_out_and_too_few_are_refused(model, footage):

@@ -194,8 +194,8 @@ def _decibels(signal: float, noise: float) -> float | None:
 
 def describe(result: Mapping[str, Any]) -> str:
     """What perception_node.quantization.quantize found, for people."""
-    lines = []
-    compared = result["compared"]
+    compared, recipe = result["compared"], result["recipe"]
+    lines = [f"ranges ({recipe['method']}) from {len(result['frames'])} frames of {result['footage']}"]
     lines.append(f"on {compared['frames']} frames held out, int8 against fp32:")
     for name, difference in compared["outputs"].items():
         lines.append(f"  {name:<14} differs by at most {difference['max']:.4g}, on average {difference['mean']:.4g}")
@@ -208,7 +208,10 @@ def describe(result: Mapping[str, Any]) -> str:
 
     entries = result["layers"]
     lines.append(f"{len(entries)} layers in int8; those that make most of the noise:")
-    lines.append(f"  {'layer':<24}{'scale':>10}{'range/median':>14}{'SNR':>9}{'weights':>9}   share of the noise of")
+    width = max([len("layer"), *(len(entry["name"]) for entry in entries)])
+    lines.append(
+        f"  {'layer':<{width}}{'scale':>12}{'range/median':>14}{'SNR':>9}{'weights':>9}   share of the noise of"
+    )
 
     def worst(entry: Mapping[str, Any]) -> float:
         return max(entry.get("noise", {}).values(), default=-(entry["snr_db"] or 99))
@@ -216,9 +219,9 @@ def describe(result: Mapping[str, Any]) -> str:
     for entry in sorted(entries, key=worst, reverse=True)[:10]:
         snrs = "".join("        -" if v is None else f"{v:6.1f} dB" for v in (entry["snr_db"], entry["weights_snr_db"]))
         shares = "  ".join(f"{name} {share:.1%}" for name, share in entry.get("noise", {}).items())
-        lines.append(f"  {entry['name']:<24}{entry['scale']:>10.4g}{entry['to_median']:>14.2f}{snrs}   {shares}")
+        lines.append(f"  {entry['name']:<{width}}{entry['scale']:>12.4g}{entry['to_median']:>14.2f}{snrs}   {shares}")
     lines.append(f"ranges over {OUTLIER:g} times the median: {', '.join(result['outliers']) or 'none'}")
     if result["recommended"]:
         lines.append(f"over {BLAME:.0%} of an output's noise each; for less noise keep them in float16, in the recipe:")
-        lines.append(f"  keep: [{', '.join([*result['recipe']['keep'], *result['recommended']])}]")
+        lines.append(f"  keep: [{', '.join([*recipe['keep'], *result['recommended']])}]")
     return "\n".join(lines)

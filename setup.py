@@ -15,6 +15,7 @@ def data_files() -> list[tuple[str, list[str]]]:
         (SHARE, ["package.xml"]),
         (f"{SHARE}/launch", [str(path) for path in sorted(Path("launch").iterdir()) if path.is_file()]),
     ]
+    files.append((f"{SHARE}/calibration/int8", [str(path) for path in sorted(Path("calibration/int8").glob("*.yaml"))]))
     for manifest in sorted(Path("engines").glob("*/model.yaml")):
         names = [str(path) for path in (manifest, *sorted(manifest.parent.glob("*.onnx")))]
         files.append((f"{SHARE}/{manifest.parent}", names))
@@ -34,6 +35,7 @@ setup(
             "*.cu",
             "*.yaml",
             "taxonomies/*.yaml",
+            "quantization/*.yaml",
             "device/*.h",
             "fusion/kernels/*",
             "interfaces/vision_msgs/*",
@@ -55,7 +57,7 @@ setup(
     extras_require={
         "demo": ["av>=12"],
         "openvino": [OPENVINO],
-        # perception build, import, inspect. tensorrt comes with JetPack and DRIVE OS; desktop RTX GPUs take the other.
+        # What works on ONNX graphs. tensorrt comes with JetPack and DRIVE OS; desktop RTX GPUs take the other.
         "engines": ["onnx>=1.16"],
         "engines-rtx": ["onnx>=1.16", "tensorrt-rtx-cu12>=1.7,<2"],
         "test": ["pytest>=8", "hypothesis>=6", "mcap>=1.2", "onnx>=1.16", "pillow>=10", "ruff>=0.6"],

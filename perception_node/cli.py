@@ -42,6 +42,7 @@ def main() -> None:
     perception import network.onnx --family semantic --taxonomy cityscapes --out engines/mine
     perception fuse outputs.npz --family center_offset --taxonomy cityscapes --size 1024x2048 --out frame.npz
     perception build engines/mine --precision fp16
+    perception quantize engines/mine --footage drive.mp4
     perception inspect engines/mine
     perception bench engines/mine drive.mp4 --against openvino
 
@@ -212,9 +213,7 @@ def fuse(
 
 @main.command()
 @click.argument("model")
-@click.option(
-    "--precision", default="fp32", show_default=True, help="fp32, fp16 (mixed), or int8 (needs a calibration)."
-)
+@click.option("--precision", default="fp32", show_default=True, help="fp32, fp16 (mixed), or int8 (after quantize).")
 @click.option(
     "--target", "targets", multiple=True, metavar="sm_87", help="GPU architecture; repeatable. Default: the GPU here."
 )
@@ -282,6 +281,78 @@ def build(
         differences = plan.sidecar.differences.items()
         shown = ", ".join(f"{name} {'-' if value is None else format(value, '.2g')}" for name, value in differences)
         click.echo(f"  its network on a random image, largest difference to the model's: {shown}")
+
+
+@main.command()
+@click.argument("model")
+@click.option(
+    "--footage", type=click.Path(path_type=Path), help="A bag, a video or a folder of images. Default: the recipe's."
+)
+@click.option(
+    "--recipe",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="YAML file that says how. Default: calibration/int8/MODEL.yaml, if one came with the package.",
+)
+@click.option("--frames", type=click.IntRange(1, 10000), help="Measure the ranges on so many frames.")
+@click.option("--seed", type=click.IntRange(0), help="Of the choice of frames.")
+@click.option("--method", type=click.Choice(["minmax", "percentile", "entropy"]), help="How ranges are found.")
+@click.option(
+    "--truth",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Folder of labels to measure fp32 and int8 against: NAME.png, a class id per pixel.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to write. Default: int8/ in the model's."
+)
+@_TOPIC
+@_JSON
+def quantize(
+    model: str,
+    footage: Path | None,
+    recipe: Path | None,
+    frames: int | None,
+    seed: int | None,
+    method: str | None,
+    truth: Path | None,
+    out: Path | None,
+    topic: str | None,
+    as_json: bool,
+) -> None:
+    """Make an int8 network of MODEL (INT8 calibration), for `build --precision int8`.
+
+    \b
+    perception quantize engines/mine --footage recording/ --topic /front/image_raw
+    perception quantize engines/mine --footage val/images --truth val/labels --method entropy
+    perception build engines/mine --precision int8
+
+    Frames that cover the footage's scenes are chosen from it, and others held out: on these int8 and fp32 are compared,
+    layer by layer too. Options go before what the recipe says. Nothing is written before all is done: Ctrl-C is safe.
+    No GPU is needed; layers that are not quantized are float16.
+    """
+    from perception_node.quantization import quantize as run
+    from perception_node.quantization.recipe import load_recipe
+    from perception_node.quantization.report import describe
+
+    loaded = load_model(model)
+    chosen = load_recipe(loaded, recipe, footage=footage, topic=topic, frames=frames, seed=seed, method=method)
+    if chosen.footage is None:
+        raise UserError("--footage: neither given nor in the recipe; name a bag, a video or a folder of images")
+
+    def say(line: str) -> None:
+        click.echo(line, err=True)
+
+    if chosen.path:
+        say(f"recipe: {chosen.path}")
+    try:
+        result = run(loaded, open_source(chosen.footage, chosen.topic), chosen, out, truth, say=say)
+    except KeyboardInterrupt:
+        say("stopped; nothing was written")
+        sys.exit(130)
+    if as_json:
+        click.echo(json.dumps(result))
+        return
+    click.echo(describe(result))
+    click.echo(f"-> {out or loaded.folder / 'int8'}")
 
 
 @main.command()

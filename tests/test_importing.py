@@ -537,7 +537,7 @@ def test_a_taxonomy_from_a_file(tmp_path, tiny_model):
     with pytest.raises(UserError, match=r"classes\.yaml:3: classes\.1\.id: 2 where 1 is due"):
         read_taxonomy(str(path))
     path.write_text("- road\n")
-    with pytest.raises(UserError, match=r"classes\.yaml:1: the manifest: has no classes; expected: a list"):
+    with pytest.raises(UserError, match=r"classes\.yaml:1: the file: has no classes; expected: a list"):
         read_taxonomy(str(path))
     with pytest.raises(UserError, match="taxonomy 'nosuch': there is no such"):
         read_taxonomy("nosuch")

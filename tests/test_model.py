@@ -61,7 +61,7 @@ def test_a_right_manifest(tiny_model):
         ("stuff_area: 4", "stuff_area: 4\n  stuff_area: 5", r"stuff_area: given in line \d+ already; expected: once"),
         ("name: sky", "name: road", r"classes\.1\.name: 'road' is another class's name; expected: a name of its own"),
         ("center: center", "centre: center", r"output\.tensors: .*'centre' was unexpected.*; expected: .*foreground"),
-        ("classes:", "klasses:", r"the manifest: .*'klasses' was unexpected.*; expected: onnx, sha256"),
+        ("classes:", "klasses:", r"the file: .*'klasses' was unexpected.*; expected: onnx, sha256"),
     ],
 )
 def test_a_wrong_manifest_is_refused_with_line_and_remedy(tiny_model, old, new, expected):

@@ -8,7 +8,7 @@ import json
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,7 +71,7 @@ def read_calibration(model: Model, folder: Path | None = None) -> Calibration:
         ModelError: there is none, it is another network's, or the file is not the one it means.
     """
     path = (folder or model.folder / "int8") / "calibration.json"
-    make = "make one with the INT8 calibration (calibration/int8), or take --precision fp16"
+    make = f"make one: perception quantize {model.folder} --footage FOOTAGE, or take --precision fp16"
     try:
         entries = json.loads(path.read_bytes())
         onnx_path, sha256, source = path.parent / entries["onnx"], entries["sha256"], entries["model_sha256"]
@@ -142,14 +142,27 @@ def prepare(
             say(f"{model.onnx_path}: simplified, it differs by {different}; it is built as it is")
         else:
             graph = simple
+    if precision == "int8":
+        say(_int8_layers(graph))
     if precision == "fp16":
-        graph = _to_fp16(graph, image)
+        graph = to_fp16(graph, [image])
     differences = _compare(graph, image, wanted)
     for name, difference in differences.items():
         if difference is not None and not math.isfinite(difference):
             remedy = "take --precision fp32" if precision != "fp32" else "export the network anew"
             raise ModelError(f"{model.onnx_path}: output {name!r} differs by {difference} in {precision}; {remedy}")
     return Network(graph, graph.SerializeToString(), differences)
+
+
+def _int8_layers(graph: "onnx.ModelProto") -> str:
+    """Says how many layers with weights are quantized, and which are not: those the library computes as they stand."""
+    maker = {name: node.op_type for node in graph.graph.node for name in node.output}
+    with_weights = [node for node in graph.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+    others = [n.name for n in with_weights if {maker.get(name) for name in n.input[:2]} != {"DequantizeLinear"}]
+    is_half = any(tensor.data_type == _onnx().TensorProto.FLOAT16 for tensor in graph.graph.initializer)
+    shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+    rest = f"; not quantized, so in float{16 if is_half else 32}: {shown}" if others else ""
+    return f"int8: {len(with_weights) - len(others)} of {len(with_weights)} layers with weights{rest}"
 
 
 def _random_image(model: Model) -> np.ndarray:
@@ -241,20 +254,27 @@ def _simplify(graph: "onnx.ModelProto") -> "onnx.ModelProto":
     return simple
 
 
-def _to_fp16(graph: "onnx.ModelProto", image: np.ndarray) -> "onnx.ModelProto":
-    """In float16, but for inputs, outputs, operators that need more, and those whose values would not fit."""
+def to_fp16(graph: "onnx.ModelProto", images: Sequence[np.ndarray]) -> "onnx.ModelProto":
+    """In float16, but for inputs, outputs, operators that need more, and those whose values would not fit.
+
+    Args:
+        graph: in float32.
+        images: float32 (1, 3, H, W), as the network takes them; at least one.
+    """
     onnx = _onnx()
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    peaks = _peaks(graph, image)
+    peaks = _peaks(graph, images)
     large = {name for name, peak in peaks.items() if not peak <= FP16_RANGE}
     keep = [node.name for node in graph.graph.node if large.intersection((*node.input, *node.output))]
+    own = {node.name for node in graph.graph.node}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # for each weight that is next to nothing
         half = convert_float_to_float16(graph, keep_io_types=True, node_block_list=keep)
     # Between two operators that stay in fp32 it casts to float16, in which the values do not fit, and back.
     FLOAT, FLOAT16 = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
-    casts = {node.output[0]: node for node in half.graph.node if node.op_type == "Cast"}
+    # The network's own casts stay: they may come from another type.
+    casts = {node.output[0]: node for node in half.graph.node if node.op_type == "Cast" and node.name not in own}
     to = {name: onnx.helper.get_node_attr_value(node, "to") for name, node in casts.items()}
     same = {
         name: casts[node.input[0]].input[0]
@@ -267,8 +287,8 @@ def _to_fp16(graph: "onnx.ModelProto", image: np.ndarray) -> "onnx.ModelProto":
     return half
 
 
-def _peaks(graph: "onnx.ModelProto", image: np.ndarray) -> dict[str, float]:
-    """Tensor -> its largest absolute value on the image, for every float32 tensor of the graph and its weights."""
+def _peaks(graph: "onnx.ModelProto", images: Sequence[np.ndarray]) -> dict[str, float]:
+    """Tensor -> its largest absolute value on the images, for every float32 tensor of the graph and its weights."""
     onnx = _onnx()
     helper, numpy_helper, FLOAT = onnx.helper, onnx.numpy_helper, onnx.TensorProto.FLOAT
     weights = [tensor for tensor in graph.graph.initializer if tensor.data_type == FLOAT]
@@ -283,7 +303,9 @@ def _peaks(graph: "onnx.ModelProto", image: np.ndarray) -> dict[str, float]:
         measured.graph.node.append(helper.make_node("Abs", [name], [f"{name}/abs"]))
         measured.graph.node.append(helper.make_node("ReduceMax", [f"{name}/abs"], [f"{name}/peak"], keepdims=0))
         measured.graph.output.append(helper.make_tensor_value_info(f"{name}/peak", FLOAT, []))
-    return peaks | {name.removesuffix("/peak"): float(peak) for name, peak in _run(measured, image).items()}
+    session = _session(measured, onnxruntime.SessionOptions())
+    found = [session.run([f"{name}/peak" for name in names], {session.get_inputs()[0].name: i}) for i in images]
+    return peaks | dict(zip(names, np.max(found, axis=0).tolist(), strict=True))
 
 
 def _compare(graph: "onnx.ModelProto", image: np.ndarray, wanted: Mapping[str, np.ndarray]) -> dict[str, float | None]:
@@ -312,6 +334,7 @@ def _run(graph: "onnx.ModelProto", image: np.ndarray) -> dict[str, np.ndarray]:
 
 def _session(graph: "onnx.ModelProto", options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")  # see OnnxRuntimeEngine
     try:
         return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the library's exceptions share no base class

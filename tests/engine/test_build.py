@@ -227,7 +227,7 @@ def test_the_command(tiny_model):
         (["--precision", "fp8"], "--precision fp8: there are fp32, fp16, int8"),
         (["--runtime", "cuda"], "--runtime cuda: there are auto, tensorrt, tensorrt_rtx"),
         (["--target", "sm_1"], "--target sm_1: tensorrt_rtx"),
-        (["--target", "sm_86", "--precision", "int8"], "int8/calibration.json; make one with the INT8 calibration"),
+        (["--target", "sm_86", "--precision", "int8"], "int8/calibration.json; make one: perception quantize"),
     ],
 )
 def test_errors_are_one_line_and_a_status(arguments, message, tiny_model):

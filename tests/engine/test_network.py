@@ -91,6 +91,18 @@ def test_outputs_that_the_manifest_does_not_use_are_dropped_with_what_made_them(
     assert list(network.differences) == ["semantic"]
 
 
+def test_a_networks_own_cast_is_not_taken_for_one_between_precisions(tmp_path):
+    nodes = [
+        helper.make_node("Greater", ["image", "zero"], ["mask"]),
+        helper.make_node("Cast", ["mask"], ["ones"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["ones", "huge"], ["large"]),  # stays in fp32, and takes float32 from a bool's cast
+        helper.make_node("Mul", ["large", "tiny"], ["semantic"]),
+    ]
+    weights = {"zero": np.float32(0), "huge": np.float32(4 * FP16_RANGE), "tiny": np.float32(0.25 / FP16_RANGE)}
+    model = load_model(write_semantic_model(tmp_path / "m", nodes, {k: np.asarray(v) for k, v in weights.items()}))
+    assert prepare(model, "fp16").differences["semantic"] < 1e-3
+
+
 def test_operators_that_leave_the_range_of_float16_stay_in_fp32(tmp_path):
     first, weights = convolution("first", "image", "a")
     large, more = convolution("large", "a", "b", scale=FP16_RANGE)
@@ -179,7 +191,7 @@ def test_a_calibration_is_taken_as_it_is(quantized):
         ({"model_sha256": "0" * 64}, "model_sha256: was made from a network with 000000000000…, but model.onnx has"),
         ({"sha256": "0" * 64}, "sha256: is 000000000000…, but quantized.onnx has"),
         ({"sha256": None}, "sha256: is None…, but quantized.onnx has"),
-        ({"onnx": "none.onnx"}, "--calibration: there is no .*none.onnx; make one with the INT8 calibration"),
+        ({"onnx": "none.onnx"}, "--calibration: there is no .*none.onnx; make one: perception quantize"),
         ({"onnx": 3}, "calibration.json: not a calibration's"),
     ],
 )
@@ -190,7 +202,7 @@ def test_a_calibration_that_is_not_this_networks(changes, message, quantized):
 
 
 def test_no_calibration(tiny_model):
-    with pytest.raises(ModelError, match=r"--calibration: there is no .*tiny/int8/calibration.json; make one .*fp16"):
+    with pytest.raises(ModelError, match=r"--calibration: there is no .*tiny/int8/calibration.json; make one: .*fp16"):
         read_calibration(load_model(tiny_model))
 
 

@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import cv2
 import numpy as np
+import onnxruntime
 from tqdm import tqdm
 
 from perception_node.device import open_device
@@ -69,6 +70,8 @@ def quantize(
     folder = out or model.folder / "int8"
     _check_writable(folder)
     graph = at_opset(prepare(model, say=say).onnx, str(model.onnx_path))
+    import onnx  # where it is missing, `prepare` has said so
+
     candidates = find_layers(graph)
     recipe.check_keep([layer.name for layer in candidates])
     layers = [layer for layer in candidates if layer.name not in recipe.keep]
@@ -113,7 +116,7 @@ def quantize(
         "outliers": outliers,
         "recommended": recommended,
         "compared": compared,
-        "versions": {name: version(name) for name in ("numpy", "onnx", "onnxruntime", "opencv-python-headless")},
+        "versions": {library.__name__: library.__version__ for library in (np, onnx, onnxruntime, cv2)},
     }
     text = json.dumps(result, indent=1) + "\n"
     try:

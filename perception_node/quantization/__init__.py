@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from perception_node.device import open_device
-from perception_node.engine.network import prepare, to_fp16
+from perception_node.engine.network import WITH_WEIGHTS, prepare, to_fp16
 from perception_node.engine.plan import write_files
 from perception_node.errors import SourceError, UserError
 from perception_node.model import Model
@@ -99,7 +99,6 @@ def quantize(
     entries = judge_layers(graph, layers, ranges, some, recipe.layerwise > 0, progress)
     outliers, recommended = recommend(entries)
     names = {layer.name for layer in layers}
-    with_weights = ("Conv", "ConvTranspose", "Gemm", "MatMul")
     result = {
         "onnx": ONNX_NAME,
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -109,7 +108,7 @@ def quantize(
         "frames": [{"name": frame.name, "stamp_ns": frame.stamp_ns} for frame in frames],
         "held_out": [{"name": frame.name, "stamp_ns": frame.stamp_ns} for frame in held_out],
         "layers": entries,
-        "unquantized": [n.name for n in graph.graph.node if n.op_type in with_weights and n.name not in names],
+        "unquantized": [n.name for n in graph.graph.node if n.op_type in WITH_WEIGHTS and n.name not in names],
         "outliers": outliers,
         "recommended": recommended,
         "compared": compared,

@@ -1,8 +1,8 @@
 """`perception quantize`: footage in, an int8 network with its report out, for `perception build --precision int8`.
 
 ONNX and ONNX Runtime do all of it. nvidia-modelopt would bring torch (2 GB) for the same operators. ONNX Runtime's own
-quantize_static holds the activations of all frames in memory, quantizes what layers put out, which TensorRT advises
-against, and has float32 scales, which float16 layers would round after the weights were quantized with them.
+quantize_static keeps the activations of all frames in memory for its histograms, places Q/DQ without regard to residual
+additions, and has float32 scales, which float16 layers would round after the weights were quantized with them.
 """
 
 import dataclasses
@@ -10,12 +10,13 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import cv2
 import numpy as np
+import onnxruntime
 from tqdm import tqdm
 
 from perception_node.device import open_device
@@ -68,7 +69,10 @@ def quantize(
     """
     folder = out or model.folder / "int8"
     _check_writable(folder)
-    graph = at_opset(prepare(model, say=say).onnx, str(model.onnx_path))
+    network = prepare(model, say=say).onnx
+    import onnx  # not before prepare, which says what to do where it is missing
+
+    graph = at_opset(network, str(model.onnx_path))
     candidates = find_layers(graph)
     recipe.check_keep([layer.name for layer in candidates])
     layers = [layer for layer in candidates if layer.name not in recipe.keep]
@@ -112,7 +116,7 @@ def quantize(
         "outliers": outliers,
         "recommended": recommended,
         "compared": compared,
-        "versions": {name: version(name) for name in ("numpy", "onnx", "onnxruntime", "opencv-python-headless")},
+        "versions": {library.__name__: library.__version__ for library in (np, onnxruntime, cv2, onnx)},
     }
     text = json.dumps(result, indent=1) + "\n"
     try:

@@ -6,7 +6,7 @@ class UserError(Exception):
 
 
 class ModelError(UserError):
-    """A model folder that cannot be used."""
+    """A model folder that cannot be used, or a file that says how to make or quantize one."""
 
 
 class PlanError(UserError):

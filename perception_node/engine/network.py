@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 PRECISIONS = ("fp32", "fp16", "int8")
 SAME = 1e-4
 """Largest difference of the simplified network's outputs, relative to their largest value, that is rounding."""
+WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""Operators that int8 is for."""
 FP16_RANGE = 2.0**14
 """Operators whose tensors exceed this on a random image stay in fp32: float16 ends at 65504, and images differ."""
 
@@ -157,7 +159,7 @@ def prepare(
 def _int8_layers(graph: "onnx.ModelProto") -> str:
     """Says how many layers with weights are quantized, and which are not: those the library computes as they stand."""
     maker = {name: node.op_type for node in graph.graph.node for name in node.output}
-    with_weights = [node for node in graph.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")]
+    with_weights = [node for node in graph.graph.node if node.op_type in WITH_WEIGHTS]
     others = [n.name for n in with_weights if {maker.get(name) for name in n.input[:2]} != {"DequantizeLinear"}]
     is_half = any(tensor.data_type == _onnx().TensorProto.FLOAT16 for tensor in graph.graph.initializer)
     shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")

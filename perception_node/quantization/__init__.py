@@ -1,8 +1,8 @@
 """`perception quantize`: footage in, an int8 network with its report out, for `perception build --precision int8`.
 
 ONNX and ONNX Runtime do all of it. nvidia-modelopt would bring torch (2 GB) for the same operators. ONNX Runtime's own
-quantize_static holds the activations of all frames in memory, quantizes what layers put out, which TensorRT advises
-against, and has float32 scales, which float16 layers would round after the weights were quantized with them.
+quantize_static keeps the activations of all frames in memory for its histograms, places Q/DQ without regard to residual
+additions, and has float32 scales, which float16 layers would round after the weights were quantized with them.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ import onnxruntime
 from tqdm import tqdm
 
 from perception_node.device import open_device
-from perception_node.engine.network import prepare, to_fp16
+from perception_node.engine.network import WITH_WEIGHTS, prepare, to_fp16
 from perception_node.engine.plan import write_files
 from perception_node.errors import SourceError, UserError
 from perception_node.model import Model
@@ -69,9 +69,10 @@ def quantize(
     """
     folder = out or model.folder / "int8"
     _check_writable(folder)
-    graph = at_opset(prepare(model, say=say).onnx, str(model.onnx_path))
-    import onnx  # where it is missing, `prepare` has said so
+    network = prepare(model, say=say).onnx
+    import onnx  # not before prepare, which says what to do where it is missing
 
+    graph = at_opset(network, str(model.onnx_path))
     candidates = find_layers(graph)
     recipe.check_keep([layer.name for layer in candidates])
     layers = [layer for layer in candidates if layer.name not in recipe.keep]
@@ -102,7 +103,6 @@ def quantize(
     entries = judge_layers(graph, layers, ranges, some, recipe.layerwise > 0, progress)
     outliers, recommended = recommend(entries)
     names = {layer.name for layer in layers}
-    with_weights = ("Conv", "ConvTranspose", "Gemm", "MatMul")
     result = {
         "onnx": ONNX_NAME,
         "sha256": hashlib.sha256(content).hexdigest(),
@@ -112,11 +112,11 @@ def quantize(
         "frames": [{"name": frame.name, "stamp_ns": frame.stamp_ns} for frame in frames],
         "held_out": [{"name": frame.name, "stamp_ns": frame.stamp_ns} for frame in held_out],
         "layers": entries,
-        "unquantized": [n.name for n in graph.graph.node if n.op_type in with_weights and n.name not in names],
+        "unquantized": [n.name for n in graph.graph.node if n.op_type in WITH_WEIGHTS and n.name not in names],
         "outliers": outliers,
         "recommended": recommended,
         "compared": compared,
-        "versions": {library.__name__: library.__version__ for library in (np, onnx, onnxruntime, cv2)},
+        "versions": {library.__name__: library.__version__ for library in (np, onnxruntime, cv2, onnx)},
     }
     text = json.dumps(result, indent=1) + "\n"
     try:

@@ -5,7 +5,7 @@ distribution has the least Kullback-Leibler divergence from the true one (entrop
 TensorRT", GTC 2017).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import onnxruntime
@@ -131,7 +131,7 @@ def entropy(counts: np.ndarray) -> float:
     return best[1] / len(counts)
 
 
-def as_float16(scale: Mapping[str, float] | np.ndarray | float) -> np.ndarray:
+def as_float16(scale: np.ndarray | float) -> np.ndarray:
     """Scales rounded up to float16, which the plan has: float32 ones would be rounded after the weights were."""
     wanted = np.maximum(np.asarray(scale, np.float64), 2.0**-20)
     scales = wanted.astype(np.float16)

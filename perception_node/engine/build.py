@@ -259,10 +259,7 @@ def _refusal(library: Library, model: Model, graph: "onnx.ModelProto", parser: "
     for node in nodes:
         if node.name not in seen and not parser.supports_operator(node.op_type):
             lines.append(f"{_place(graph, node)}: no such operator")
-    remedy = (
-        f"replace these layers by others, or export again with another opset (this is {opset}; 17 to 20 are the best "
-        "supported) or without custom operators"
-    )
+    remedy = f"replace these layers, or export with another opset (this is {opset}) or without custom operators"
     path = model.onnx_path
     return f"{path}: {library.name} {library.version} cannot take " + "\n  and ".join(lines) + f"; {remedy}"
 

@@ -187,7 +187,6 @@ def _specialise(graph: "onnx.ModelProto", model: Model, path: Path) -> None:
     for tensors, kept in ((graph.graph.input, inputs), (graph.graph.output, outputs)):
         del tensors[:]
         tensors.extend(kept)
-    graph.ir_version = max(4, graph.ir_version)  # before 4, weights had to be among the inputs
     del graph.graph.value_info[:]  # of the open sizes
     _prune(graph)
 

@@ -181,7 +181,7 @@ def test_refused_operators_are_all_named_with_their_place(tmp_path):
         "mine.Frobnicate '/head/frob' (node 4 of 4; from 'c' of Relu '/neck/relu'; 'semantic' goes to the network's "
         "outputs): " in message
     )
-    assert "opset (this is 19;" in message
+    assert "opset (this is 19)" in message
     assert message.count("\n") == 1  # a line for each
 
 

@@ -1,6 +1,7 @@
 """Mask2Former, OneFormer and EoMT, small and with random weights, against the library itself. Needs transformers."""
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -15,6 +16,8 @@ transformers = pytest.importorskip(
     "transformers", "4.57", reason="the recipe needs transformers: pip install -e '.[recipes]'"
 )
 
+from perception_node.engine.build import build  # noqa: E402
+from perception_node.engine.trt import open_library  # noqa: E402
 from perception_node.errors import UserError  # noqa: E402
 from perception_node.model import load_model  # noqa: E402
 from perception_node.panoptic import UNLABELLED  # noqa: E402
@@ -121,9 +124,9 @@ def sharpen(network, heads, forward, image):
         last.bias.zero_()
 
 
-@pytest.mark.parametrize(
-    ("make", "size_hw", "overlap", "options"),
-    [
+@pytest.fixture(
+    scope="module",
+    params=[
         # The library's way: masks to a square of 384 first.
         (mask2former, (64, 96), 0.2, ("variant=transformers", "score_threshold=0.3")),
         # The library samples OneFormer's probabilities at their own resolution: a square of the masks' size.
@@ -131,10 +134,14 @@ def sharpen(network, heads, forward, image):
         # As Mask2Former's published code, the library counts all that a query got.
         (eomt, (64, 64), 0.2, ("score_threshold=0.3", "count_uncovered=true")),
     ],
+    ids=lambda case: case[0].__name__,
 )
-def test_a_random_network_gives_the_librarys_own_labels(tmp_path, make, size_hw, overlap, options):
+def case(request, tmp_path_factory):
+    """A random network and what was imported of it."""
+    make, size_hw, overlap, options = request.param
+    folder = tmp_path_factory.mktemp(make.__name__)
     torch.manual_seed(3)
-    network, heads, processor = make(tmp_path)
+    network, heads, processor = make(folder)
     task = TASK if make is oneformer else None
     forward = QueryOutputs(network, task)
     rng = np.random.default_rng(1)
@@ -142,8 +149,21 @@ def test_a_random_network_gives_the_librarys_own_labels(tmp_path, make, size_hw,
     sharpen(network, heads, forward, torch.rand(1, 3, *size_hw) * 4 - 2)
 
     imported = import_transformers(
-        network, processor, CITYSCAPES, tmp_path / "mine", size_hw, task, (*options, f"overlap_threshold={overlap}")
+        network, processor, CITYSCAPES, folder / "mine", size_hw, task, (*options, f"overlap_threshold={overlap}")
     )
+    return SimpleNamespace(
+        imported=imported,
+        image=image,
+        forward=forward,
+        processor=processor,
+        make=make,
+        size_hw=size_hw,
+        overlap=overlap,
+    )
+
+
+def test_a_random_network_gives_the_librarys_own_labels(case):
+    imported, image, forward, processor = case.imported, case.image, case.forward, case.processor
     assert "classes" not in imported.notes  # the names are the taxonomy's
     model = load_model(imported.folder)
     graph = onnx.load(model.onnx_path).graph
@@ -167,9 +187,9 @@ def test_a_random_network_gives_the_librarys_own_labels(tmp_path, make, size_hw,
         class_queries_logits=torch.from_numpy(answers["class_logits"]),
         masks_queries_logits=torch.from_numpy(answers["mask_logits"]),
     )
-    fuse = {"stuff_classes": sorted(STUFF)} if make is eomt else {"label_ids_to_fuse": STUFF}
+    fuse = {"stuff_classes": sorted(STUFF)} if case.make is eomt else {"label_ids_to_fuse": STUFF}
     (library,) = processor.post_process_panoptic_segmentation(
-        outputs, target_sizes=[size_hw], threshold=0.3, overlap_mask_area_threshold=overlap, **fuse
+        outputs, target_sizes=[case.size_hw], threshold=0.3, overlap_mask_area_threshold=case.overlap, **fuse
     )
     classes, instances = maps_of(library)
     frame = Pipeline(model)(image)
@@ -180,6 +200,16 @@ def test_a_random_network_gives_the_librarys_own_labels(tmp_path, make, size_hw,
     best = {int(pair) >> 16: int(pair) & 0xFFFF for pair, _ in sorted(zip(*pairs, strict=True), key=lambda p: p[1])}
     assert (np.vectorize(best.get)(frame.instance_map) == instances).mean() >= 0.999
     assert len(frame.segments) == len({s["id"] for s in library["segments_info"]})
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_tensorrt_takes_it(case, precision):
+    try:
+        open_library("tensorrt_rtx")
+    except UserError as error:
+        pytest.skip(f"{error}; make setup-engines installs it")
+    (plan,) = build(load_model(case.imported.folder), precision, ["sm_86"], "tensorrt_rtx", say=lambda line: None)
+    assert {spec.name for spec in plan.sidecar.outputs} == set(load_model(case.imported.folder).tensors.values())
 
 
 def maps_of(library):

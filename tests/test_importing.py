@@ -17,6 +17,8 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from perception_node.cli import main  # noqa: E402
 from perception_node.engine import TensorSpec  # noqa: E402
+from perception_node.engine.build import build  # noqa: E402
+from perception_node.engine.trt import open_library  # noqa: E402
 from perception_node.errors import UserError  # noqa: E402
 from perception_node.importing import Normalisation, import_network  # noqa: E402
 from perception_node.importing.graph import read_network, replace_outputs, write_network  # noqa: E402
@@ -322,6 +324,25 @@ def test_the_ultralytics_nodes_do_what_the_layout_says(tmp_path_factory, n, nc, 
     for actual, expected in zip(found, [*transcribed, prototypes[0]], strict=True):
         assert actual.dtype == np.float32
         np.testing.assert_allclose(actual[0], expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("family", ["semantic", "ultralytics", "ultralytics, end to end"])
+def test_tensorrt_takes_it(tmp_path, family, precision):
+    try:
+        open_library("tensorrt_rtx")
+    except UserError as error:
+        pytest.skip(f"{error}; make setup-engines installs it")
+    prototypes = np.ones((1, 2, 4, 4), np.float32)
+    if family == "semantic":
+        imported = bring(tmp_path, {"logits": logits()})
+    else:
+        shape = (1, 5, 6 + 2) if "end to end" in family else (1, 4 + 1 + 2, 10)
+        outputs = {"output0": np.ones(shape, np.float32), "output1": prototypes}
+        imported = bring(tmp_path, outputs, "prototype", normalisation=None)
+    model = load_model(imported.folder)
+    (plan,) = build(model, precision, ["sm_86"], "tensorrt_rtx", say=lambda line: None)
+    assert {spec.name for spec in plan.sidecar.outputs} == set(model.tensors.values())
 
 
 @pytest.mark.parametrize("end_to_end", [False, True])

@@ -15,6 +15,8 @@ from torchvision.models.detection import MaskRCNN  # noqa: E402
 from torchvision.models.detection.backbone_utils import BackboneWithFPN  # noqa: E402
 from torchvision.models.detection.rpn import AnchorGenerator  # noqa: E402
 
+from perception_node.engine.build import build  # noqa: E402
+from perception_node.engine.trt import open_library  # noqa: E402
 from perception_node.errors import UserError  # noqa: E402
 from perception_node.model import load_model  # noqa: E402
 from perception_node.pipeline import Pipeline  # noqa: E402
@@ -69,12 +71,29 @@ def sharpen(network):
         network.roi_heads.mask_predictor.mask_fcn_logits.weight *= 4
 
 
-def test_a_random_network_gives_torchvisions_own_detections(tmp_path):
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    """A random network, a head, and the model that was imported of them."""
     torch.manual_seed(0)
     network, head = small_network().eval(), SemanticHead(16, 19).eval()
     sharpen(network)
-    imported = import_maskrcnn(network, head, CITYSCAPES, tmp_path / "mine", SIZE, options=("stuff_area=8",))
-    model = load_model(imported.folder)
+    folder = tmp_path_factory.mktemp("maskrcnn") / "mine"
+    imported = import_maskrcnn(network, head, CITYSCAPES, folder, SIZE, options=("stuff_area=8",))
+    return network, head, load_model(imported.folder)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_tensorrt_takes_it(case, precision):
+    try:
+        open_library("tensorrt_rtx")
+    except UserError as error:
+        pytest.skip(f"{error}; make setup-engines installs it")
+    (plan,) = build(case[2], precision, ["sm_86"], "tensorrt_rtx", say=lambda line: None)
+    assert {spec.name for spec in plan.sidecar.outputs} == set(NAMES)
+
+
+def test_a_random_network_gives_torchvisions_own_detections(case):
+    network, head, model = case
     assert dict(model.tensors) == {name: name for name in NAMES}
     assert model.input.mean == pytest.approx((127.5, 102, 76.5))
     session = onnxruntime.InferenceSession(model.onnx_path)

@@ -18,23 +18,25 @@ import torch
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.rpn import concat_box_prediction_layers
-from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image, nms, roi_align
+from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 
 from perception_node.errors import UserError
 from perception_node.importing import Imported, Normalisation, import_network
 from perception_node.panoptic import UNLABELLED
 from perception_node.taxonomy import Taxonomy
 
-OPSET = 18  # RoiAlign samples half pixels since 16
+OPSET = 18
+ROUNDS = 32
+"""Of non-maximum suppression: see _survive."""
 NAMES = ("boxes", "classes", "scores", "masks28", "semantic")
 
 
 class FixedMaskRCNN(torch.nn.Module):
-    """Mask R-CNN's inference with the sizes of all tensors fixed, except within the non-maximum suppression.
+    """Mask R-CNN's inference with the sizes of all tensors fixed, of operators that every TensorRT runs.
 
     torchvision filters with boolean masks at every step, so that no size is known before the image is. Here what is
-    filtered out gets a score below zero and zero area instead, and the best K of a fixed number of boxes are taken. The
-    boxes, classes and scores are torchvision's own; detections that an image does not have come last, with score 0.
+    filtered out gets a score below zero instead, and the best K of a fixed number of boxes are taken. The answers are
+    torchvision's own; detections that an image does not have come last, with score 0.
 
     Args:
         network: whose transform is left out: images come resized and normalised.
@@ -85,18 +87,18 @@ class FixedMaskRCNN(torch.nn.Module):
         numbers = [level[0].numel() for level in objectness]
         objectness, deltas = concat_box_prediction_layers(objectness, deltas)
         boxes = rpn.box_coder.decode(deltas, [self.anchors])[:, 0]
-        best, levels, start = [], [], 0
-        for level, number in enumerate(numbers):
+        rows, kept, start = [], [], 0
+        for number in numbers:
             chosen = objectness[start : start + number, 0].topk(min(rpn.pre_nms_top_n(), number)).indices + start
-            best.append(chosen)
-            levels.append(torch.full_like(chosen, level))
+            level = clip_boxes_to_image(boxes[chosen], self.size_hw)
+            scores = objectness[chosen, 0].sigmoid()
+            valid = _large(level, rpn.min_size) & (scores >= rpn.score_thresh)
+            rows.append(level)
+            kept.append(torch.where(_survive(level, valid, rpn.nms_thresh), scores, -1.0))
             start += number
-        chosen, levels = torch.cat(best), torch.cat(levels)
-        boxes = clip_boxes_to_image(boxes[chosen], self.size_hw)
-        scores = objectness[chosen, 0].sigmoid()
-        valid = _large(boxes, rpn.min_size) & (scores >= rpn.score_thresh)
-        kept, scores = self._suppress(boxes, scores, levels, valid, rpn.nms_thresh, rpn.post_nms_top_n())
-        return boxes[kept], scores >= 0
+        boxes, scores = torch.cat(rows), torch.cat(kept)
+        scores, best = scores.topk(min(rpn.post_nms_top_n(), scores.numel()))
+        return boxes[best], scores >= 0
 
     def _detect(
         self, features: Mapping[str, torch.Tensor], proposals: torch.Tensor, there: torch.Tensor
@@ -110,28 +112,9 @@ class FixedMaskRCNN(torch.nn.Module):
         scores, chosen = scores.reshape(-1).topk(min(self.candidates, scores.numel()))
         boxes, labels = boxes[chosen], labels[chosen]
         valid = (scores > heads.score_thresh) & _large(boxes, 1e-2)
-        kept, scores = self._suppress(boxes, scores, labels, valid, heads.nms_thresh, heads.detections_per_img)
-        return boxes[kept], labels[kept], scores
-
-    def _suppress(
-        self,
-        boxes: torch.Tensor,
-        scores: torch.Tensor,
-        groups: torch.Tensor,
-        valid: torch.Tensor,
-        threshold: float,
-        most: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The best boxes that no better one of their group overlaps: indices and scores (most,), -1 where none is left.
-
-        Boxes of different groups are moved apart, so that one non-maximum suppression does for all.
-        """
-        apart = (boxes + groups[:, None] * (max(self.size_hw) + 1.0)) * valid[:, None]
-        survivors = nms(apart, scores, threshold)
-        survives = torch.zeros_like(scores).index_fill(0, survivors, 1.0) > 0
-        scores = torch.where(survives & valid, scores, -1.0)
-        scores, kept = scores.topk(min(most, scores.numel()))
-        return kept, scores
+        scores = torch.where(_survive(boxes, valid, heads.nms_thresh, labels), scores, -1.0)
+        scores, best = scores.topk(min(heads.detections_per_img, scores.numel()))
+        return boxes[best], labels[best], scores
 
 
 def import_maskrcnn(
@@ -155,7 +138,8 @@ def import_maskrcnn(
         options, force: see perception_node.importing.import_network.
 
     Raises:
-        UserError: see import_network; or the labels are not as many as the class ids.
+        UserError: see import_network; or the labels are not as many as the class ids; or a pooler's sampling_ratio
+            leaves the number of samples to the box.
     """
     labels = network.roi_heads.box_predictor.cls_score.out_features
     class_ids = (UNLABELLED, *taxonomy.thing_ids) if class_ids is None else tuple(class_ids)
@@ -163,6 +147,9 @@ def import_maskrcnn(
         raise UserError(
             f"class_ids {class_ids}: the network has {labels} labels with the background; expected: an id for each"
         )
+    for pooler in (network.roi_heads.box_roi_pool, network.roi_heads.mask_roi_pool):
+        if pooler.sampling_ratio < 1:
+            raise UserError(f"sampling_ratio {pooler.sampling_ratio}: expected: a fixed one, e.g. torchvision's 2")
     transform = network.transform
     mean, std = (tuple(round(255 * v, 4) for v in values) for values in (transform.image_mean, transform.image_std))
     with tempfile.TemporaryDirectory() as folder:
@@ -207,16 +194,77 @@ def _large(boxes: torch.Tensor, side: float) -> torch.Tensor:
     return (boxes[:, 2:] - boxes[:, :2] >= side).all(1)
 
 
+def _survive(
+    boxes: torch.Tensor, valid: torch.Tensor, threshold: float, groups: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Non-maximum suppression: which of the boxes no better one, that survives itself, overlaps.
+
+    In rounds, each of which settles the boxes whose better ones were settled before. So the answer is that of taking
+    the boxes one by one, unless a chain of more than ROUNDS boxes suppress each other in turn. It needs no operator
+    whose output has a size of its own, which a CUDA graph could not hold and TensorRT-RTX does not have.
+
+    Args:
+        boxes: (N, 4), xyxy, the best first.
+        valid: bool (N,), the others neither survive nor suppress.
+        threshold: intersection over union, above which the better one suppresses.
+        groups: int (N,), within which boxes compete; None: all do.
+
+    Returns:
+        bool (N,).
+    """
+    low = torch.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = torch.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    intersection = (high - low).clamp(min=0).prod(-1)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
+    rank = torch.arange(len(boxes))
+    suppresses = (intersection > threshold * (area[:, None] + area - intersection)) & (rank[:, None] > rank)
+    if groups is not None:
+        suppresses &= groups[:, None] == groups
+    suppresses, survives = suppresses.float(), valid.float()[:, None]
+    for _ in range(ROUNDS):
+        survives = valid[:, None] * (suppresses @ survives < 0.5).float()
+    return survives[:, 0] > 0
+
+
+def _align(feature: torch.Tensor, boxes: torch.Tensor, size_hw: Sequence[int], ratio: int) -> torch.Tensor:
+    """torchvision.ops.roi_align by grid_sample: RoiAlign is a plugin, which TensorRT-RTX lacks.
+
+    Args:
+        feature: (1, C, h, w).
+        boxes: (N, 4), xyxy in the feature's pixels, within it.
+        size_hw: of the patches.
+        ratio: samples for each of a patch's pixels, squared, whose mean it is.
+
+    Returns:
+        (N, C, *size_hw).
+    """
+    height, width = feature.shape[-2:]
+    (patch_height, patch_width), number = size_hw, len(boxes)
+
+    def along(begin: torch.Tensor, end: torch.Tensor, samples: int, length: int) -> torch.Tensor:
+        """Where the samples lie, -1 to 1 from the first pixel's middle to the last one's; (N, samples)."""
+        steps = (torch.arange(samples) + 0.5) / samples
+        positions = begin[:, None] + (end - begin).clamp(min=1.0)[:, None] * steps
+        return positions * (2.0 / max(length - 1, 1)) - 1.0
+
+    left, top, right, bottom = boxes.unbind(1)
+    x = along(left, right, patch_width * ratio, width)[:, None, :].expand(-1, patch_height * ratio, -1)
+    y = along(top, bottom, patch_height * ratio, height)[:, :, None].expand(-1, -1, patch_width * ratio)
+    grid = torch.stack([x, y], -1).reshape(1, number * patch_height * ratio, patch_width * ratio, 2)
+    samples = torch.nn.functional.grid_sample(feature, grid, padding_mode="border", align_corners=True)
+    samples = samples.reshape(-1, number, patch_height, ratio, patch_width, ratio)
+    return samples.mean((3, 5)).transpose(0, 1)
+
+
 def _pool(pooler: MultiScaleRoIAlign, features: Mapping[str, torch.Tensor], boxes: torch.Tensor) -> torch.Tensor:
     """(N, channels, *pooler.output_size): each box's patch of the level that its size calls for.
 
     Of every level, then the right one is taken: gathering the boxes of a level would make a tensor of unknown size.
     """
-    rois = torch.nn.functional.pad(boxes, (1, 0))  # the batch's index, 0
     levels = pooler.map_levels([boxes])
     features = [feature for name, feature in features.items() if name in pooler.featmap_names]
     pooled = 0.0
     for level, (feature, scale) in enumerate(zip(features, pooler.scales, strict=True)):
-        patch = roi_align(feature, rois, pooler.output_size, scale, pooler.sampling_ratio)
+        patch = _align(feature, boxes * scale, pooler.output_size, pooler.sampling_ratio)
         pooled = pooled + patch * (levels == level)[:, None, None, None]
     return pooled

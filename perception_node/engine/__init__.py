@@ -162,7 +162,7 @@ def check_tensors(model: Model, engine: Engine) -> None:
                 if symbol.isalpha() and size is not None:
                     sizes.setdefault(symbol, size)
         shape = (1, *(size_of(symbol, sizes) for symbol in symbols))
-        dtypes = {"logit": ("float32", "float16"), "int32": ("int32", "int64")}.get(taken.dtype, (taken.dtype,))
+        dtypes = taken.network_dtypes
         source = "classes, input.size, output.stride and the other tensors"
         _check(model, f"output.tensors.{role}", TensorSpec(name, shape, dtypes[0]), outputs, dtypes, source)
 

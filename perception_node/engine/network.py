@@ -184,14 +184,13 @@ def _specialise(graph: "onnx.ModelProto", model: Model, path: Path) -> None:
         raise ModelError(f"{path}: has not all the tensors that {model.name} needs: {needed}; calibrate it anew")
     for dimension, size in zip(inputs[0].type.tensor_type.shape.dim, (1, 3, *model.input.size_hw), strict=True):
         dimension.dim_value = size
-    for tensors, kept in ((graph.graph.input, inputs), (graph.graph.output, outputs)):
-        del tensors[:]
-        tensors.extend(kept)
+    refill(graph.graph.input, inputs)
+    refill(graph.graph.output, outputs)
     del graph.graph.value_info[:]  # of the open sizes
-    _prune(graph)
+    prune(graph)
 
 
-def _prune(graph: "onnx.ModelProto") -> None:
+def prune(graph: "onnx.ModelProto") -> None:
     """Drops the nodes and weights that no output needs."""
 
     def uses(node: "onnx.NodeProto") -> Iterator[str]:
@@ -208,11 +207,15 @@ def _prune(graph: "onnx.ModelProto") -> None:
         if name not in needed:
             needed.add(name)
             left += uses(graph.graph.node[maker[name]]) if name in maker else ()
-    nodes = [node for node in graph.graph.node if needed.intersection(node.output)]
-    weights = [tensor for tensor in graph.graph.initializer if tensor.name in needed]
-    for entries, kept in ((graph.graph.node, nodes), (graph.graph.initializer, weights)):
-        del entries[:]
-        entries.extend(kept)
+    refill(graph.graph.node, [node for node in graph.graph.node if needed.intersection(node.output)])
+    refill(graph.graph.initializer, [tensor for tensor in graph.graph.initializer if tensor.name in needed])
+
+
+def refill(field: Any, entries: Sequence[Any]) -> None:
+    """Makes the entries all that a repeated field of a graph holds."""
+    copies = [type(entry).FromString(entry.SerializeToString()) for entry in entries]  # deleting empties its own
+    del field[:]
+    field.extend(copies)
 
 
 def _as_fusion_takes(model: Model, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -246,7 +249,7 @@ def _simplify(graph: "onnx.ModelProto") -> "onnx.ModelProto":
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = f"{folder}/simple.onnx"
-        _session(graph, options)
+        session(graph, options)
         simple = _onnx().load(options.optimized_model_filepath)
     domains = {node.domain for node in simple.graph.node}
     used = [opset for opset in simple.opset_import if opset.domain in domains | {""}]
@@ -284,7 +287,7 @@ def to_fp16(graph: "onnx.ModelProto", images: Sequence[np.ndarray]) -> "onnx.Mod
     }
     for node in half.graph.node:
         node.input[:] = [same.get(name, name) for name in node.input]
-    _prune(half)
+    prune(half)
     return half
 
 
@@ -304,8 +307,8 @@ def _peaks(graph: "onnx.ModelProto", images: Sequence[np.ndarray]) -> dict[str, 
         measured.graph.node.append(helper.make_node("Abs", [name], [f"{name}/abs"]))
         measured.graph.node.append(helper.make_node("ReduceMax", [f"{name}/abs"], [f"{name}/peak"], keepdims=0))
         measured.graph.output.append(helper.make_tensor_value_info(f"{name}/peak", FLOAT, []))
-    session = _session(measured, onnxruntime.SessionOptions())
-    found = [session.run([f"{name}/peak" for name in names], {session.get_inputs()[0].name: i}) for i in images]
+    runner = session(measured)
+    found = [runner.run([f"{name}/peak" for name in names], {runner.get_inputs()[0].name: i}) for i in images]
     return peaks | dict(zip(names, np.max(found, axis=0).tolist(), strict=True))
 
 
@@ -328,12 +331,20 @@ def _is_same(difference: float | None, wanted: np.ndarray) -> bool:
 
 
 def _run(graph: "onnx.ModelProto", image: np.ndarray) -> dict[str, np.ndarray]:
-    session = _session(graph, onnxruntime.SessionOptions())
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: image}), strict=True))
+    runner = session(graph)
+    names = [output.name for output in runner.get_outputs()]
+    return dict(zip(names, runner.run(names, {runner.get_inputs()[0].name: image}), strict=True))
 
 
-def _session(graph: "onnx.ModelProto", options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+def session(
+    graph: "onnx.ModelProto", options: onnxruntime.SessionOptions | None = None
+) -> onnxruntime.InferenceSession:
+    """Runs a network that was converted. Q/DQ nodes run as they stand: it rounds where a GPU would, and nowhere else.
+
+    Raises:
+        ModelError: ONNX Runtime cannot.
+    """
+    options = options or onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")  # see OnnxRuntimeEngine
     try:

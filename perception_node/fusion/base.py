@@ -40,6 +40,11 @@ class Input:
     dtype: str = "logit"
     optional: bool = False
 
+    @property
+    def network_dtypes(self) -> tuple[str, ...]:
+        """What a network may give: `conform` makes the kernels' type of it."""
+        return {"logit": ("float32", "float16"), "int32": ("int32", "int64")}.get(self.dtype, (self.dtype,))
+
 
 def size_of(symbol: str, sizes: Mapping[str, int]) -> int | None:
     """The size that a number, a letter, or a letter and a number ("C+1") of a shape stands for; None if not known."""

@@ -19,7 +19,7 @@ import yaml
 
 from perception_node.engine import TensorSpec
 from perception_node.engine.onnxruntime import OnnxRuntimeEngine
-from perception_node.errors import ModelError, UserError
+from perception_node.errors import ModelError, UserError, one_line
 from perception_node.fuse import parse_options
 from perception_node.fusion import FAMILIES
 from perception_node.model import MANIFEST, load_model
@@ -201,8 +201,8 @@ def _run(model: Any, folder: Path, size_hw: tuple[int, int]) -> list[TensorSpec]
         raise UserError(str(error).removeprefix(f"{path}: ").replace(str(path), path.name)) from error
     except Exception as error:  # the library's exceptions share no base class
         size = f"{size_hw[0]}x{size_hw[1]}"
-        reason = " ".join(str(error).split())
-        raise UserError(f"the network cannot run at {size}; expected: a --size it was made for: {reason}") from error
+        remedy = "expected: a --size it was made for"
+        raise UserError(f"the network cannot run at {size}; {remedy}: {one_line(error)}") from error
     return [TensorSpec(name, array.shape, array.dtype.name) for name, array in answers.items()]
 
 

@@ -13,6 +13,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, shape_inference
 
+from perception_node.engine.network import prune, refill
 from perception_node.errors import ModelError, UserError, one_line
 
 MAX_BYTES = 2**31 - 1
@@ -156,19 +157,9 @@ def replace_outputs(model: ModelProto, names: list[str]) -> None:
             values[name] = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
     chosen = [values[name] for name in names]
     kept = [value for value in model.graph.value_info if value.name not in names]
-    del model.graph.output[:], model.graph.value_info[:]
-    model.graph.output.extend(chosen)
-    model.graph.value_info.extend(kept)
-    needed, nodes = set(names), []
-    for node in reversed(model.graph.node):  # which ONNX has in the order of computation
-        if needed & set(node.output):
-            nodes.append(node)
-            needed |= {*node.input, *_captured(node)}
-    weights = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    for field, content in ((model.graph.node, nodes[::-1]), (model.graph.initializer, weights)):
-        content = [type(item).FromString(item.SerializeToString()) for item in content]
-        del field[:]
-        field.extend(content)
+    refill(model.graph.output, chosen)
+    refill(model.graph.value_info, kept)
+    prune(model)
     _infer_sizes(model)
 
 
@@ -199,16 +190,6 @@ def _ending(model: ModelProto, output: str) -> Iterator[NodeProto]:
         if not makers[output].input:
             return
         output = makers[output].input[0]
-
-
-def _captured(node: NodeProto) -> Iterator[str]:
-    """Tensors that the bodies of an If, Loop or Scan take from around them."""
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                yield from inner.input
-                yield from _captured(inner)
-            yield from (output.name for output in graph.output)
 
 
 def _attribute(node: NodeProto, name: str, default: int) -> int:

@@ -156,8 +156,7 @@ def _matches(
 def _bind(spec: TensorSpec, role: Input, sizes: Mapping[str, Any]) -> dict[str, Any] | None:
     """What the letters stand for if the output plays the role; None if it cannot. S stands for any of several sizes."""
     symbols = role.shape.split()
-    dtypes = {"logit": ("float32", "float16"), "int32": ("int32", "int64")}.get(role.dtype, (role.dtype,))
-    if len(spec.shape) != 1 + len(symbols) or spec.shape[0] != 1 or spec.dtype not in dtypes:
+    if len(spec.shape) != 1 + len(symbols) or spec.shape[0] != 1 or spec.dtype not in role.network_dtypes:
         return None
     bound = dict(sizes)
     for symbol, size in zip(symbols, spec.shape[1:], strict=True):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from perception_node.engine.network import prune, refill
 from perception_node.errors import ModelError, one_line
 from perception_node.quantization.ranges import as_float16
 
@@ -137,19 +138,8 @@ def quantized(
             nodes.append(dequantize)
             node.input[1] = f"{at}_dq"
         nodes.append(node)
-    nodes = list(map(_copied, nodes))  # deleting from the graph would empty those that are the graph's
-    del copy.graph.node[:]
-    copy.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
-    kept = [_copied(tensor) for tensor in copy.graph.initializer if tensor.name in used]
-    del copy.graph.initializer[:]
-    copy.graph.initializer.extend(kept)
-    return copy
-
-
-def _copied(message):
-    copy = type(message)()
-    copy.CopyFrom(message)
+    refill(copy.graph.node, nodes)
+    prune(copy)  # the weights that are int8 now
     return copy
 
 

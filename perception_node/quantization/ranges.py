@@ -8,8 +8,8 @@ TensorRT", GTC 2017).
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-import onnxruntime
 
+from perception_node.engine.network import session
 from perception_node.errors import ModelError
 from perception_node.quantization.recipe import Recipe
 
@@ -46,14 +46,6 @@ class Tensors:
             return dict.fromkeys(self._names, image)
         values = dict(zip(fetched, self._session.run(fetched, {self._image: image}), strict=True))
         return {name: image if name == self._image else values[name] for name in self._names}
-
-
-def session(graph) -> onnxruntime.InferenceSession:
-    """A session in which Q/DQ nodes run as they stand: so it rounds where a GPU would, and nowhere else."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    return onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def measure(

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from perception_node.engine.network import session
 from perception_node.metrics import Evaluation, truth_from_classes
 from perception_node.panoptic import PanopticFrame
 from perception_node.pipeline import Pipeline
 from perception_node.quantization.frames import Frame
 from perception_node.quantization.network import Layer, quantize_to_int8, quantized, weight_scales
-from perception_node.quantization.ranges import Tensors, as_float16, session
+from perception_node.quantization.ranges import Tensors, as_float16
 
 OUTLIER = 4.0
 """A range so many times the layers' median is an outlier."""

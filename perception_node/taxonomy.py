@@ -25,6 +25,8 @@ class Category:
         color: (red, green, blue), 0..255.
         thing: has countable instances.
         drivable: a vehicle may drive on it.
+        ground: flat ground that is not drivable, such as pavement and grass.
+        sky: is the sky. What is neither ground nor sky is an obstacle: it stands on the ground, and hides some.
     """
 
     id: int
@@ -32,6 +34,12 @@ class Category:
     color: tuple[int, int, int]
     thing: bool = False
     drivable: bool = False
+    ground: bool = False
+    sky: bool = False
+
+    @property
+    def is_obstacle(self) -> bool:
+        return not (self.drivable or self.ground or self.sky)
 
 
 class Taxonomy(tuple[Category, ...]):
@@ -50,7 +58,8 @@ class Taxonomy(tuple[Category, ...]):
         entries = []
         for category in self:
             entry = {"id": category.id, "name": category.name, "color": list(category.color)}
-            entries.append(entry | {key: True for key in ("thing", "drivable") if getattr(category, key)})
+            flags = (key for key in ("thing", "drivable", "ground", "sky") if getattr(category, key))
+            entries.append(entry | dict.fromkeys(flags, True))
         return entries
 
     @property
@@ -58,7 +67,7 @@ class Taxonomy(tuple[Category, ...]):
         return tuple(category.id for category in self if category.thing)
 
     def table(self, attribute: str) -> np.ndarray:
-        """bool (256,): `thing` or `drivable` of every possible class map value; False for unlabelled."""
+        """bool (256,): an attribute, e.g. `drivable`, of every possible class map value; False for unlabelled."""
         table = np.zeros(256, bool)
         table[[category.id for category in self if getattr(category, attribute)]] = True
         return table

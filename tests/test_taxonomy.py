@@ -25,8 +25,17 @@ def test_builtin_taxonomies(name, classes, things, drivable):
     assert [category.id for category in taxonomy] == list(range(classes))
     assert taxonomy.thing_ids == tuple(things)
     assert [category.name for category in taxonomy if category.drivable] == drivable
+    assert [category.name for category in taxonomy if category.sky] in (["sky"], ["sky-other-merged"])
+    assert not [category for category in taxonomy if category.drivable + category.ground + category.sky > 1]
     assert len({category.name for category in taxonomy}) == classes
     assert len({category.color for category in taxonomy}) == classes
+
+
+def test_what_is_neither_ground_nor_sky_is_an_obstacle():
+    obstacles = [category.name for category in builtin_taxonomy("camvid") if category.is_obstacle]
+    assert obstacles == ["building", "pole", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"]
+    ground = [category.name for category in builtin_taxonomy("cityscapes") if category.ground]
+    assert ground == ["sidewalk", "terrain"]
 
 
 @pytest.mark.parametrize("name", ["cityscapes", "camvid", "coco"])

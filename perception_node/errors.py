@@ -33,6 +33,14 @@ class BadImage(UserError):
         self.field = field
 
 
+class BadCalibration(UserError):
+    """A calibration that cannot be used: a camera's, its mounting's, or the frames between; `field` says which part."""
+
+    def __init__(self, field: str, message: str):
+        super().__init__(f"{field}: {message}")
+        self.field = field
+
+
 def one_line(error: Exception) -> str:
     """What a library says is wrong, on one line even if it says it on several, or not at all."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -72,7 +72,8 @@ $(DONE)/package: $(DONE)/vision_msgs setup.py
 	@echo 'set-up 4/4: perception_node and its Python packages'
 	@$(RUN)/python -c 'import numpy; print("numpy==" + numpy.__version__)' > $(DONE)/constraints.txt
 	@$(PIP) -c $(DONE)/constraints.txt -e '.[demo,test]'
-	@$(PIP) --no-deps panopticapi-lite~=0.2 # the official measures, for tests; it asks for an old numpy but needs none
+	@# The official measures, for tests; they ask for old versions, or for much that is of no use here.
+	@$(PIP) --no-deps panopticapi-lite~=0.2 cityscapesscripts~=2.2 pyquaternion~=0.9
 	@touch $@
 
 # The type stubs are for a test of our calls of tensorrt; with dependencies they would want tensorrt itself.

@@ -9,10 +9,18 @@ from tqdm import tqdm
 
 from perception_node.coco import CocoPanopticWriter, save_png, write_json
 from perception_node.drivable import drivable_area
-from perception_node.errors import SourceError
-from perception_node.metrics import Evaluation, truth_from_classes
+from perception_node.labels import read_class_ids
+from perception_node.metrics import (
+    VOID_INSTANCE,
+    Evaluation,
+    FrameLabels,
+    PanopticMap,
+    instances_from_classes,
+    measure,
+)
+from perception_node.panoptic import UNLABELLED, PanopticFrame
 from perception_node.pipeline import Pipeline
-from perception_node.sources import Source, check_outside, picture_or_none
+from perception_node.sources import Source, check_outside
 from perception_node.taxonomy import Taxonomy
 from perception_node.visualize import draw_overlay
 
@@ -58,10 +66,11 @@ def segment(pipeline: Pipeline, source: Source, out: Path, truth: Path | None = 
         if not cv2.imwrite(str(out / "overlay" / f"{name}.jpg"), overlay):
             raise OSError(f"{out / 'overlay' / name}.jpg: cannot be written")
         if truth_writer:
-            labels = read_labels(truth / f"{name}.png", taxonomy, frame.class_map.shape)
-            truth_frame = truth_from_classes(labels, taxonomy.thing_ids)
-            truth_writer.add(name, source.file_name(name), truth_frame)
-            evaluation.add(labels, truth_frame, frame)
+            labels = read_class_ids(truth / f"{name}.png", taxonomy, frame.class_map.shape)
+            truth_writer.add(name, source.file_name(name), _truth_frame(labels, taxonomy))
+            seen = PanopticMap.from_maps(frame.class_map, frame.instance_map, taxonomy)
+            known = FrameLabels(PanopticMap.from_classes(labels, taxonomy))
+            evaluation.add(measure(known, FrameLabels(seen, frame.confidence), taxonomy))
         frames += 1
         instances += len(frame.instances)
     panoptic.close()
@@ -78,11 +87,10 @@ def segment(pipeline: Pipeline, source: Source, out: Path, truth: Path | None = 
     return summary
 
 
-def read_labels(path: Path, taxonomy: Taxonomy, shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 (H, W) class ids of a label picture; values that are no class are void."""
-    labels = picture_or_none(cv2.imread, str(path), cv2.IMREAD_UNCHANGED)
-    if labels is None:
-        raise SourceError(f"{path}: missing or not an image; every frame needs its label")
-    if labels.dtype != np.uint8 or labels.shape != shape:
-        raise SourceError(f"{path}: is {labels.dtype} {labels.shape}; expected uint8 {shape}, one class id per pixel")
-    return np.where(labels < len(taxonomy), labels, 255).astype(np.uint8)
+def _truth_frame(labels: np.ndarray, taxonomy: Taxonomy) -> PanopticFrame:
+    """For panopticapi: small components are unlabelled, that is, void."""
+    instance_map = instances_from_classes(labels, taxonomy.thing_ids)
+    is_void = instance_map == VOID_INSTANCE
+    instance_map[is_void] = 0
+    class_map = np.where(is_void, np.uint8(UNLABELLED), labels)
+    return PanopticFrame.from_maps(class_map, instance_map, np.full(labels.shape, 255, np.uint8))

@@ -23,6 +23,7 @@ from perception_node.device import open_device
 from perception_node.engine.network import WITH_WEIGHTS, prepare, to_fp16
 from perception_node.engine.plan import write_files
 from perception_node.errors import SourceError, UserError
+from perception_node.labels import read_class_ids
 from perception_node.model import Model
 from perception_node.pipeline import Pipeline
 from perception_node.preprocess import Preprocess
@@ -31,7 +32,6 @@ from perception_node.quantization.network import at_opset, find_layers, quantize
 from perception_node.quantization.ranges import measure
 from perception_node.quantization.recipe import Recipe
 from perception_node.quantization.report import compare, judge_layers, recommend
-from perception_node.segment import read_labels
 from perception_node.sources import Source
 
 ONNX_NAME = "quantized.onnx"
@@ -140,7 +140,7 @@ def _read_labels(truth: Path, frames: Sequence[Frame], model: Model) -> dict[str
     for frame in frames:
         shape = frame.image.height, frame.image.width
         try:
-            labels[frame.name] = read_labels(truth / f"{frame.name}.png", model.taxonomy, shape)
+            labels[frame.name] = read_class_ids(truth / f"{frame.name}.png", model.taxonomy, shape)
         except SourceError as error:
             raise SourceError(f"--truth: {error}") from error
     return labels

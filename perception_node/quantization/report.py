@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from perception_node.engine.network import session
-from perception_node.metrics import Evaluation, truth_from_classes
+from perception_node.metrics import Evaluation, FrameLabels, PanopticMap, measure
 from perception_node.panoptic import PanopticFrame
 from perception_node.pipeline import Pipeline
 from perception_node.quantization.frames import Frame
@@ -43,7 +43,8 @@ def compare(
     largest: dict[str, list[float]] = defaultdict(list)
     mean: dict[str, list[float]] = defaultdict(list)
     same = total = matched = covered = 0
-    evaluations = {name: Evaluation(fp32.model.taxonomy) for name in ("fp32", "int8")}
+    taxonomy = fp32.model.taxonomy
+    evaluations = {name: Evaluation(taxonomy) for name in ("fp32", "int8")}
     for frame in progress(frames, desc="compare with fp32"):
         ours, theirs = int8(frame.image), fp32(frame.image)
         references = fp32.outputs()
@@ -58,9 +59,10 @@ def compare(
         pixels = same_instances(ours, theirs)
         matched, covered = matched + pixels[0], covered + pixels[1]
         if labels:
-            truth = truth_from_classes(labels[frame.name], fp32.model.taxonomy.thing_ids)
+            truth = FrameLabels(PanopticMap.from_classes(labels[frame.name], taxonomy))
             for name, seen in (("fp32", theirs), ("int8", ours)):
-                evaluations[name].add(labels[frame.name], truth, seen)
+                predicted = PanopticMap.from_maps(seen.class_map, seen.instance_map, taxonomy)
+                evaluations[name].add(measure(truth, FrameLabels(predicted), taxonomy))
     measures = ("miou", "pq", "pq_things", "pq_stuff")
     summaries = {name: evaluation.summary() for name, evaluation in evaluations.items()} if labels else {}
     return {

@@ -1,7 +1,8 @@
 """Labels in files: folders of class ids (CamVid) and Cityscapes' gtFine. COCO panoptic files are read in coco.py."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -67,14 +68,17 @@ def image_name(stem: str) -> str:
 def known_category(class_id: int, name: str, **known: object) -> Category:
     """A class of which a data set tells only some things: the rest is taken from a taxonomy that comes with the package
     and has a class of that name; what none has is stuff, not drivable, and of some colour."""
-    for taxonomy in map(builtin_taxonomy, ("camvid", "cityscapes", "coco")):
-        for category in taxonomy:
-            if category.name == name:
-                found = {"color": category.color, "thing": category.thing, "drivable": category.drivable}
-                return Category(**{"id": class_id, "name": name, **found, **known})
-    hue = np.uint8([[[class_id * 67 % 180, 160, 220]]])
-    color = tuple(cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist())
-    return Category(**{"id": class_id, "name": name, "color": color, **known})
+    category = _known_categories().get(name)
+    if category is None:
+        hue = np.uint8([[[class_id * 67 % 180, 160, 220]]])
+        category = Category(class_id, name, tuple(cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist()))
+    return replace(category, id=class_id, **known)
+
+
+@cache
+def _known_categories() -> dict[str, Category]:
+    taxonomies = map(builtin_taxonomy, ("coco", "cityscapes", "camvid"))
+    return {category.name: category for taxonomy in taxonomies for category in taxonomy}
 
 
 def read_png(path: Path, remedy: str) -> np.ndarray:

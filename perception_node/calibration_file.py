@@ -23,7 +23,8 @@ class CalibrationFile:
         try:
             self._document, self._tree = read_yaml(path)
         except ModelError as error:
-            raise BadCalibration(str(path), str(error).removeprefix(f"{path}: ")) from error
+            where, _, problem = str(error).partition(": ")
+            raise BadCalibration(where, problem) from error
         except OSError as error:
             raise BadCalibration(str(path), error.strerror or one_line(error)) from error
         except (TypeError, ValueError) as error:  # keys that are lists, dates that are none

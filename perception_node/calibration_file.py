@@ -37,7 +37,8 @@ class CalibrationFile:
 
     def error(self, key: str, problem: str, remedy: str | None) -> BadCalibration:
         """What is wrong with an entry, e.g. "camera_matrix.data", with its line and the remedy."""
-        text = str(yaml_error(self.path, self._tree, key.split(".") if key else [], problem, remedy))
+        keys = [int(part) if part.isdigit() else part for part in key.split(".")] if key else []
+        text = str(yaml_error(self.path, self._tree, keys, problem, remedy))
         where = text[: text.index(f": {problem}")]
         return BadCalibration(where, text[len(where) + 2 :])
 
@@ -78,6 +79,21 @@ class CalibrationFile:
                 raise self.error(where, f"{numbers.size} numbers, but rows x cols is {rows:g} x {cols:g}", remedy)
         return numbers
 
+    def rows(self, key: str, width: int, remedy: str) -> list[np.ndarray]:
+        """Each entry of a list, itself a list of lists of `width` numbers, as float64 (n, width)."""
+        entries = self._document.get(key)
+        if not isinstance(entries, list):
+            raise self.error(key, "missing" if entries is None else f"{entries!r:.100}", remedy)
+        found = []
+        for index, entry in enumerate(entries):
+            where = f"{key}.{index}"
+            if not isinstance(entry, list) or any(not isinstance(p, list) or len(p) != width for p in entry):
+                raise self.error(where, f"{entry!r:.100}", remedy)
+            found.append(
+                np.array([self._number(where, number, remedy) for p in entry for number in p]).reshape(-1, width)
+            )
+        return found
+
     def _number(self, key: str, value: Any, remedy: str) -> float:
         # YAML 1.1, which PyYAML reads, takes 1e-05 for text; the libraries that write it take it for a number.
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
@@ -91,11 +107,11 @@ class CalibrationFile:
         raise self.error(key, f"{value!r:.100}", remedy)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Beside it first, then renamed: nobody reads half a file."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

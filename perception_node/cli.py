@@ -2,11 +2,13 @@
 
 import functools
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from perception_node.device import open_device
 from perception_node.engine import DEFAULT_PLAN, DEVICES, ENGINE_NAMES, PlanOptions
@@ -43,6 +45,7 @@ def main() -> None:
     perception fuse outputs.npz --family center_offset --taxonomy cityscapes --size 1024x2048 --out frame.npz
     perception build engines/mine --precision fp16
     perception quantize engines/mine --footage drive.mp4
+    perception calibrate ground road.mp4 --camera camera.yaml --points points.csv --out mounting.yaml
     perception inspect engines/mine
     perception bench engines/mine drive.mp4 --against openvino
 
@@ -510,6 +513,95 @@ def import_(
         click.echo(f"  {name:<14}{note}")
     click.echo("  a frame       " + "  ".join(f"{stage} {ms:.2f} ms" for stage, ms in imported.milliseconds.items()))
     click.echo(f"{network.name} -> {out}")
+
+
+@main.group()
+def calibrate() -> None:
+    """Find out where a camera is on the vehicle."""
+
+
+@calibrate.command()
+@click.argument("input", type=click.Path(path_type=Path))
+@click.option("--camera", type=click.Path(path_type=Path), help="ROS's camera YAML. Default: the camera_info of a bag.")
+@click.option("--rectified", is_flag=True, help="The images are rectified.")
+@click.option("--frame", default=0, show_default=True, type=click.IntRange(0), help="Which image was measured in.")
+@click.option("--points", type=click.Path(path_type=Path), help="Points on the ground: CSV or YAML, see below.")
+@click.option("--point", "single_points", multiple=True, metavar="U,V,X,Y", help="A point on the ground; repeatable.")
+@click.option("--lines", type=click.Path(path_type=Path), help="Lines along the vehicle: CSV or YAML, see below.")
+@click.option("--line", "single_lines", multiple=True, metavar="U,V,U,V", help="Two points or more of one; repeatable.")
+@click.option("--lane-width", type=float, metavar="M", help="From each line to the next.")
+@click.option("--height", type=float, metavar="M", help="Of the camera above the ground, if it is known.")
+@click.option("--pitch", type=float, metavar="DEG", help="If it is known; positive: looks down.")
+@click.option("--roll", type=float, metavar="DEG", help="If it is known; positive: leans to the right.")
+@click.option("--yaw", type=float, metavar="DEG", help="If it is known; positive: looks to the left.")
+@click.option("--x", type=float, metavar="M", help="How far the camera is ahead of the base frame, if it is known.")
+@click.option("--y", type=float, metavar="M", help="How far it is to the left, if it is known.")
+@click.option("--facing", default=0.0, metavar="DEG", help="With lines: roughly where it looks; 90: left, 180: back.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="YAML file to write; beside it a picture.")
+@_TOPIC
+@_JSON
+def ground(
+    input: Path,
+    camera: Path | None,
+    rectified: bool,
+    frame: int,
+    points: Path | None,
+    single_points: tuple[str, ...],
+    lines: Path | None,
+    single_lines: tuple[str, ...],
+    lane_width: float | None,
+    facing: float,
+    out: Path,
+    topic: str | None,
+    as_json: bool,
+    **pose: float | None,
+) -> None:
+    """Find a camera's height, pitch, roll and yaw above the ground that INPUT shows.
+
+    INPUT is an image, a folder of images, a video or a bag. What is measured in it is either
+
+    \b
+    points on the ground whose place is known, x metres ahead of the base frame and y to its left:
+      perception calibrate ground car.jpg --camera camera.yaml --points points.csv --out mounting.yaml
+      points.csv: a first line u,v,x,y, then a point a line; points.yaml: points: [[u, v, x, y], ...]
+    or lines that are straight and along the vehicle:
+      perception calibrate ground road.mp4 --camera camera.yaml --lane-width 3.5 --out mounting.yaml \\
+          --line 120,531,402,330 --line 840,531,560,330
+      lines.csv: a first line line,u,v, then a point a line; lines.yaml: lines: [[[u, v], [u, v], ...], ...]
+
+    Points show height, pitch, roll, yaw, x and y; each that you give, with --x 1.2, need not be found. Lines show pitch
+    and yaw; the height, if the lane width is given; the roll, if there are three lines or more, or else 0 is assumed.
+    What cannot be found is said, and nothing is written.
+    """
+    from perception_node.ground_calibration.command import as_dict, calibrate_ground, describe
+    from perception_node.ground_calibration.inputs import numbers_of, read_lines, read_points
+
+    all_points = [read_points(points)] if points else []
+    all_points += [numbers_of("point", text, "u,v,x,y", 4)[None] for text in single_points]
+    all_lines = read_lines(lines) if lines else []
+    all_lines += [numbers_of("line", text, "u,v,u,v", 4, more=True).reshape(-1, 2) for text in single_lines]
+    known = {
+        name: math.radians(value) if name in ("pitch", "roll", "yaw") else value
+        for name, value in pose.items()
+        if value is not None
+    }
+    result, picture = calibrate_ground(
+        open_source(input, topic),
+        frame,
+        camera,
+        rectified,
+        np.concatenate(all_points) if all_points else None,
+        all_lines,
+        lane_width,
+        known,
+        math.radians(facing),
+        out,
+    )
+    if as_json:
+        click.echo(json.dumps(as_dict(result)))
+        return
+    click.echo("\n".join(describe(result)))
+    click.echo(f"-> {out}, {picture}")
 
 
 def _triple(name: str, text: str) -> tuple[float, float, float]:

@@ -56,19 +56,19 @@ else
 endif
 	@touch $@
 
-$(DONE)/vision_msgs: $(DONE)/ros $(wildcard perception_node/interfaces/vision_msgs/msg/*.msg)
+$(DONE)/interfaces: $(DONE)/ros $(wildcard perception_node/interfaces/*/msg/*.msg)
 ifdef ROS_DISTRO
-	@echo 'set-up 3/4: vision_msgs, as installed'
-	@$(RUN)/python -c 'import vision_msgs.msg' || \
-		{ echo 'vision_msgs is missing: sudo apt install ros-$(ROS_DISTRO)-vision-msgs'; exit 1; }
+	@echo 'set-up 3/4: vision_msgs and tf2_msgs, as installed'
+	@$(RUN)/python -c 'import vision_msgs.msg, tf2_msgs.msg' || \
+		{ echo 'missing: sudo apt install ros-$(ROS_DISTRO)-vision-msgs ros-$(ROS_DISTRO)-tf2-msgs'; exit 1; }
 else
-	@echo 'set-up 3/4: building the vision_msgs interfaces (about a minute)'
-	@requirements/build_vision_msgs.sh $(VENV)
+	@echo 'set-up 3/4: building the vision_msgs and tf2_msgs interfaces (one to two minutes)'
+	@requirements/build_interfaces.sh $(VENV)
 endif
 	@touch $@
 
 # A sourced ROS was built against the system's numpy: it stays.
-$(DONE)/package: $(DONE)/vision_msgs setup.py
+$(DONE)/package: $(DONE)/interfaces setup.py
 	@echo 'set-up 4/4: perception_node and its Python packages'
 	@$(RUN)/python -c 'import numpy; print("numpy==" + numpy.__version__)' > $(DONE)/constraints.txt
 	@$(PIP) -c $(DONE)/constraints.txt -e '.[demo,test]'

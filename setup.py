@@ -38,8 +38,8 @@ setup(
             "quantization/*.yaml",
             "device/*.h",
             "fusion/kernels/*",
-            "interfaces/vision_msgs/*",
-            "interfaces/vision_msgs/msg/*.msg",
+            "interfaces/*/*",
+            "interfaces/*/msg/*.msg",
         ]
     },
     data_files=data_files(),

@@ -40,6 +40,7 @@ def main() -> None:
     \b
     perception segment drive.mp4 --out out/drive
     perception segment images/ --out out/images --truth labels/
+    perception evaluate out/images/panoptic.json labels/ --report out/images/report.html
     perception replay recording/ --out out/replayed
     perception import network.onnx --family semantic --taxonomy cityscapes --out engines/mine
     perception fuse outputs.npz --family center_offset --taxonomy cityscapes --size 1024x2048 --out frame.npz
@@ -124,6 +125,68 @@ def segment(
 
     source = open_source(input, topic)
     _report(run(Pipeline(load_model(model), **computing), source, out, truth), out, as_json)
+
+
+@main.command()
+@click.argument("predicted", type=click.Path(path_type=Path))
+@click.argument("truth", type=click.Path(path_type=Path), required=False)
+@click.option("--taxonomy", help="Classes of label folders: cityscapes, camvid, coco, or a YAML file with `classes`.")
+@click.option("--images", type=click.Path(path_type=Path), help="Folder with the images, to be shown in the report.")
+@click.option("--report", type=click.Path(path_type=Path, dir_okay=False), help="HTML file to write.")
+@click.option("--video", is_flag=True, help="Files are one sequence and their ids last: measure VPQ and STQ.")
+@click.option("--partial", is_flag=True, help="Measure although some of the truth's images were not predicted.")
+@click.option("--node", metavar="TOPIC", help="What is before /class_map, where a bag has the topics of several nodes.")
+@click.option("--grid-distance", default=30.0, show_default=True, help="Cells of the drivable grid count so far, in m.")
+@click.option("--workers", default=0, type=click.IntRange(0), help="Processes; 0 (default): as many as pay.")
+@_JSON
+def evaluate(
+    predicted: Path,
+    truth: Path | None,
+    taxonomy: str | None,
+    images: Path | None,
+    report: Path | None,
+    video: bool,
+    partial: bool,
+    node: str | None,
+    grid_distance: float,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Measure PREDICTED against TRUTH: PQ, mIoU, boundaries, drivable area, and more.
+
+    \b
+    perception evaluate out/val/panoptic.json val/labels --report report.html
+    perception evaluate panoptic_pred.json annotations/panoptic_val2017.json
+    perception evaluate pred.json gtFine/val
+    perception evaluate out/replayed drive_with_truth
+
+    \b
+    Each is
+      NAME.json   COCO panoptic format, its pictures in NAME/; Cityscapes' panoptic JSON too
+      a folder    NAME.png with a class id per pixel (CamVid), or of Cityscapes' *_gtFine_instanceIds.png
+      a bag       with the node's topics, or with /truth/class_map, /truth/instance_map, ...; one may have both, then
+                  TRUTH is left out. Frames are matched by their stamps.
+
+    The rules are those of panopticapi, cityscapesScripts and deeplab2; docs/evaluation.md has them.
+    """
+    from perception_node.evaluate import evaluate as run
+    from perception_node.evaluate.report import describe
+
+    summary = run(
+        predicted,
+        truth,
+        taxonomy=read_taxonomy(taxonomy) if taxonomy else None,
+        images=images,
+        video=video,
+        allow_missing=partial,
+        node=node,
+        grid_distance_m=grid_distance,
+        workers=workers,
+        report=report,
+    )
+    click.echo(json.dumps(summary) if as_json else describe(summary))
+    if report and not as_json:
+        click.echo(f"-> {report}")
 
 
 @main.command()
@@ -627,11 +690,9 @@ def _report(summary: dict[str, Any], out: Path, as_json: bool) -> None:
     for stage, times in summary["stages_ms"].items():
         click.echo(f"  {stage:<12}" + "  ".join(f"{name} {value:7.2f} ms" for name, value in times.items()))
     if metrics := summary.get("metrics"):
-        percent = {name: value for name, value in metrics.items() if isinstance(value, float)}
-        click.echo("  " + "  ".join(f"{name} {value:.4f}" for name, value in percent.items()))
-        for name, values in metrics["classes"].items():
-            shown = "  ".join(f"{k} {v:.4f}" if v is not None else f"{k}      -" for k, v in values.items())
-            click.echo(f"    {name:<12}{shown}")
+        from perception_node.evaluate.report import describe_measures
+
+        click.echo("\n" + describe_measures(metrics))
 
 
 if __name__ == "__main__":

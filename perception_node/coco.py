@@ -152,13 +152,14 @@ class CocoPng:
                 )
 
 
-def open_coco_panoptic(path: Path, truth: LabelSet | None = None) -> LabelSet:
+def open_coco_panoptic(path: Path, truth: LabelSet | None = None, known: Taxonomy | None = None) -> LabelSet:
     """NAME.json and NAME/*.png.
 
     Args:
         path: of the JSON.
         truth: what this is a prediction of, whose classes it then has: by their names where the JSON lists categories,
             else by their ids.
+        known: see known_category, for what the JSON does not tell of the truth's classes.
 
     Raises:
         SourceError: naming the file, the field and the remedy.
@@ -169,7 +170,7 @@ def open_coco_panoptic(path: Path, truth: LabelSet | None = None) -> LabelSet:
     if truth is None:
         taxonomy = Taxonomy(
             [
-                known_category(index, name, thing=bool(entry.get("isthing", 0)), **_color(entry))
+                known_category(index, name, known, thing=bool(entry.get("isthing", 0)), **_color(entry))
                 for index, (name, entry) in enumerate((entry["name"], entry) for entry in categories.values())
             ]
         )

@@ -19,7 +19,7 @@ from perception_node.taxonomy import Category, Taxonomy, builtin_taxonomy
 CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
 """The ids in Cityscapes' files of the 19 classes that are measured, in the order of the taxonomy `cityscapes`."""
 
-_CITYSCAPES_SUFFIXES = ("_leftImg8bit", "_gtFine_instanceIds", "_gtFine_panoptic", "_gtFine_labelIds")
+_CITYSCAPES_SUFFIXES = ("_leftImg8bit", "_gtFine_instanceIds", "_gtFine_panoptic", "_gtFine_labelIds", "_gtFine")
 
 
 class Readable(Protocol):
@@ -48,6 +48,7 @@ class LabelSet:
         frames: by the image's name, in order.
         image_files: name -> the image's file name, where the labels tell it.
         videos: name -> the sequence that the image is of; empty where nothing is told of sequences.
+        note: what a reader of the measures must know of the labels.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class LabelSet:
     frames: Mapping[str, Readable]
     image_files: Mapping[str, str] = field(default_factory=dict)
     videos: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 def image_name(stem: str) -> str:
@@ -65,10 +67,10 @@ def image_name(stem: str) -> str:
     return stem
 
 
-def known_category(class_id: int, name: str, **known: object) -> Category:
-    """A class of which a data set tells only some things: the rest is taken from a taxonomy that comes with the package
-    and has a class of that name; what none has is stuff, not drivable, and of some colour."""
-    category = _known_categories().get(name)
+def known_category(class_id: int, name: str, taxonomy: Taxonomy | None = None, **known: object) -> Category:
+    """A class of which a data set tells only some things, `known`: the rest is that of the class of the same name in
+    `taxonomy`, or in one that comes with the package; what none has is stuff, not drivable, and of some colour."""
+    category = next((category for category in taxonomy or () if category.name == name), _known_categories().get(name))
     if category is None:
         hue = np.uint8([[[class_id * 67 % 180, 160, 220]]])
         category = Category(class_id, name, tuple(cv2.cvtColor(hue, cv2.COLOR_HSV2RGB)[0, 0].tolist()))
@@ -168,4 +170,6 @@ def open_label_folder(path: Path, taxonomy: Taxonomy | None) -> LabelSet:
     if taxonomy is None:
         raise SourceError(f"{path}: what its class ids mean is not known; name the classes with --taxonomy")
     class_ids = {category.id: category.id for category in taxonomy}
-    return LabelSet(path, taxonomy, class_ids, {image_name(file.stem): ClassPng(file, taxonomy) for file in files})
+    frames = {image_name(file.stem): ClassPng(file, taxonomy) for file in files}
+    note = "instances are 8-connected components of thing classes, those under 50 pixels void"
+    return LabelSet(path, taxonomy, class_ids, frames, note=note if taxonomy.thing_ids else "")

@@ -260,7 +260,7 @@ class BagSource(Source):
             connections = [c for c in reader.connections if c.topic in (self.topic, self._info_topic)]
             index = 0
             for connection, time_ns, cdr in reader.messages(connections):
-                read = partial(_read_message, reader.typestore, cdr, connection.msgtype)
+                read = partial(read_message, reader.typestore, cdr, connection.msgtype)
                 if connection.topic == self._info_topic:
                     yield SourceMessage(CAMERA_INFO, time_ns, f"camera_info_{index:06d}", read)
                     continue
@@ -268,7 +268,7 @@ class BagSource(Source):
                 index += 1
 
 
-def _read_message(types: Typestore, cdr: bytes | memoryview, message_type: str) -> Any:
+def read_message(types: Typestore, cdr: bytes | memoryview, message_type: str) -> Any:
     """A message of a bag, whose message types are `types`; a compressed image as the image that it holds."""
     try:
         message = types.deserialize_cdr(cdr, message_type)

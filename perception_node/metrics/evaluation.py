@@ -71,7 +71,7 @@ def measure(
     classes, seen = truth.panoptic.class_map, predicted.panoptic.class_map
     known = classes != UNLABELLED
     drivable = calibration = grid = errors = None
-    if taxonomy.table("drivable").any():
+    if taxonomy.table("drivable").any() or (truth.drivable is not None and predicted.drivable is not None):
         drivable = BinaryCounts.of(_drivable(truth, taxonomy), _drivable(predicted, taxonomy), known)
     if predicted.confidence is not None:
         calibration = CalibrationCounts()

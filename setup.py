@@ -15,7 +15,8 @@ def data_files() -> list[tuple[str, list[str]]]:
         (SHARE, ["package.xml"]),
         (f"{SHARE}/launch", [str(path) for path in sorted(Path("launch").iterdir()) if path.is_file()]),
     ]
-    files.append((f"{SHARE}/calibration/int8", [str(path) for path in sorted(Path("calibration/int8").glob("*.yaml"))]))
+    for folder in ("calibration", "calibration/int8"):
+        files.append((f"{SHARE}/{folder}", [str(path) for path in sorted(Path(folder).glob("*.yaml"))]))
     for manifest in sorted(Path("engines").glob("*/model.yaml")):
         names = [str(path) for path in (manifest, *sorted(manifest.parent.glob("*.onnx")))]
         files.append((f"{SHARE}/{manifest.parent}", names))

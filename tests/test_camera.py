@@ -11,6 +11,7 @@ from perception_node.bags import typestore
 from perception_node.camera import Camera
 from perception_node.errors import BadCalibration
 from perception_node.messages import MessageFactory
+from perception_node.paths import shipped
 
 K = np.array([[500.0, 0, 330], [0, 505, 235], [0, 0, 1]])
 LENSES = {
@@ -331,6 +332,14 @@ def test_hostile_files(tmp_path, old, new, message):
         from_text(tmp_path, ROS_FILE.replace(old, new, 1))
     assert "camera.yaml" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_example_is_the_simulated_streets_camera():
+    example = Camera.from_yaml(shipped("calibration") / "street_camera.yaml")
+    assert (example.width, example.height, example.name) == (480, 360, "street")
+    street = pytest.importorskip("perception_node.simulation.street", reason="needs the simulated street")
+    rays = street.default_camera(480, 360).rays(example.pixel_grid())
+    np.testing.assert_allclose(example.rays(example.pixel_grid()), rays, atol=1e-9)
 
 
 def test_a_file_that_is_not_there(tmp_path):

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from perception_node.errors import BadCalibration
 from perception_node.mounting import Mounting
+from perception_node.paths import shipped
 
 QUARTER = np.pi / 2
 
@@ -68,6 +69,11 @@ def test_a_quaternion_of_nearly_length_1_is_made_so():
     exact = Mounting.from_transform([0, 0, 1], [-0.5, 0.5, -0.5, 0.5])
     nearly = Mounting.from_transform([0, 0, 1], np.array([-0.5, 0.5, -0.5, 0.5]) * 1.005)
     np.testing.assert_allclose(nearly.rotation, exact.rotation, atol=1e-15)
+
+
+def test_the_example():
+    mounting = Mounting.from_yaml(shipped("calibration") / "street_mounting.yaml")
+    assert mounting == Mounting.from_angles(1.4, np.radians(2), x=1.5)
 
 
 @pytest.mark.parametrize("quaternion", [[0, 0, 0, 0], [1, 1, 1, 1], [np.nan, 0, 0, 1], [0, 0, 1]])

@@ -8,9 +8,10 @@ import numpy as np
 from perception_node.camera import Camera
 from perception_node.mounting import Mounting
 
-_GRID, _GRID_10, _AXIS, _HORIZON = (170, 170, 170), (255, 255, 255), (80, 220, 80), (60, 60, 255)
+_GRID, _GRID_5, _AXIS, _HORIZON = (170, 170, 170), (255, 255, 255), (80, 220, 80), (60, 60, 255)
 _MEASURED, _EXPECTED = (0, 200, 255), (255, 60, 255)
-_AHEAD_M = (*range(1, 11), 15, 20, 30, 40, 50, 75, 100)
+_FAR_M = (15, 20, 25, 30, 40, 50, 75, 100)
+_LABELLED_M = (3, 5, 10, 15, 20, 30, 50)
 _ASIDE_M = 10
 _SHIFT = 4
 
@@ -31,38 +32,37 @@ def draw_ground(
         lines: each (n, 2), pixels on a line.
 
     Returns:
-        uint8 (H, W, 3) BGR. Grey and white: every metre to 10 m around the camera, then farther ones as labelled;
-        green: the base frame's x axis; red: the horizon; yellow: what was measured; pink: where the mounting has it.
+        uint8 (H, W, 3) BGR. Grey and white: every metre to 10 m from the camera, then some farther ones, as
+        labelled; green: the base frame's x axis; red: the horizon; yellow: what was measured; pink: where the mounting
+        has it.
     """
     canvas = image.copy()
     ahead = camera.rays(np.array([[camera.width / 2, camera.height / 2]]))[0] @ mounting.rotation.T
-    # A camera that looks back or aside has the grid there.
+    # A camera that looks back or aside has the grid there: `forward` is the base frame's axis that it looks along.
     turn = np.round(np.arctan2(ahead[1], ahead[0]) / (np.pi / 2)) * np.pi / 2
     axes = np.round([[np.cos(turn), np.sin(turn)], [-np.sin(turn), np.cos(turn)]])
-    foot = mounting.translation[:2]
+    foot_forward, foot_left = np.round(axes @ mounting.translation[:2])
 
-    def seen(forward: np.ndarray, leftward: np.ndarray) -> np.ndarray:
-        """Pixels of places on the ground, metres from the point below the camera, rounded to a metre of the base."""
-        origin = np.round(foot @ axes.T)
-        xy = np.stack(np.broadcast_arrays(origin[0] + forward, origin[1] + leftward), 1) @ axes
+    def seen(forward: np.ndarray | float, left: np.ndarray | float) -> np.ndarray:
+        """Pixels of places on the ground, metres along these axes from the base frame's origin."""
+        xy = np.stack(np.broadcast_arrays(forward, left), 1) @ axes
         return _project(camera, mounting, np.column_stack([xy, np.zeros(len(xy))]))
 
-    along = np.geomspace(0.2, _AHEAD_M[-1], 300)
-    for y in range(-_ASIDE_M, _ASIDE_M + 1):
-        _curve(canvas, seen(along, np.float64(y)), _GRID_10 if y % 5 == 0 else _GRID)
-    across = np.linspace(-_ASIDE_M, _ASIDE_M, 200)
-    for x in _AHEAD_M:
-        _curve(canvas, seen(np.float64(x), across), _GRID_10 if x % 5 == 0 else _GRID)
-    axis = np.column_stack([np.geomspace(0.1, _AHEAD_M[-1], 300), np.zeros((300, 2))])
+    metres = [*range(int(foot_forward), int(foot_forward) + 11), *_FAR_M]
+    along = foot_forward + np.geomspace(0.2, _FAR_M[-1], 300)
+    for left in range(int(foot_left) - _ASIDE_M, int(foot_left) + _ASIDE_M + 1):
+        _curve(canvas, seen(along, left), _GRID_5 if left % 5 == 0 else _GRID)
+    across = foot_left + np.linspace(-_ASIDE_M, _ASIDE_M, 200)
+    for forward in metres:
+        _curve(canvas, seen(forward, across), _GRID_5 if forward % 5 == 0 else _GRID)
+    for forward in metres:
+        if forward in _LABELLED_M and forward > foot_forward:
+            _label(canvas, seen(np.array([forward]), foot_left)[0], f"{forward} m")
+    axis = np.column_stack([np.geomspace(0.1, _FAR_M[-1], 300), np.zeros((300, 2))])
     _curve(canvas, _project(camera, mounting, axis), _AXIS, 2)
     around = np.linspace(0, 2 * np.pi, 1441)
     level = np.stack([np.cos(around), np.sin(around), np.zeros_like(around)], 1)
     _curve(canvas, camera.project(level @ mounting.rotation), _HORIZON)
-    for x in _AHEAD_M:
-        if x in (3, 5, 10, 20, 50):
-            place = np.round(foot @ axes.T)[0] + x
-            label = f"{place * axes[0].sum():g} m"
-            _label(canvas, seen(np.array([float(x)]), np.array([0.0]))[0], label)
 
     for line in lines:
         _marks(canvas, line, _MEASURED)
@@ -105,5 +105,5 @@ def _label(canvas: np.ndarray, pixel: np.ndarray, text: str) -> None:
     height, width = canvas.shape[:2]
     if np.isfinite(pixel).all() and (pixel >= 0).all() and (pixel < [width, height]).all():
         place = np.round(pixel + np.array([4, -4])).astype(int).tolist()
-        for color, thickness in (((0, 0, 0), 3), (_GRID_10, 1)):
+        for color, thickness in (((0, 0, 0), 3), (_GRID_5, 1)):
             cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, thickness, cv2.LINE_AA)

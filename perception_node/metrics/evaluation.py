@@ -81,9 +81,7 @@ def measure(
         grid = free_cells(truth.grid, predicted.grid, grid_distance_m)
     if truth.distances is not None and predicted.distances is not None:
         errors = _distance_errors(overlaps, truth.distances, predicted.distances)
-    return FrameMeasures(
-        overlaps, boundary_overlap(classes, seen, len(taxonomy)), drivable, calibration, grid, errors
-    )
+    return FrameMeasures(overlaps, boundary_overlap(classes, seen, len(taxonomy)), drivable, calibration, grid, errors)
 
 
 def _drivable(labels: FrameLabels, taxonomy: Taxonomy) -> np.ndarray:

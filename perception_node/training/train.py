@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from perception_node.metrics import confusion_matrix, mean_iou
 from perception_node.panoptic import UNLABELLED
-from training.dataset import CamVid
-from training.network import PanopticDeepLab
+from perception_node.training.dataset import CamVid
+from perception_node.training.network import PanopticDeepLab
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def train(config: dict, data: Path, out: Path, workers: int) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     classes, size = config["manifest"]["classes"], tuple(config["manifest"]["input"]["size"])
     things = [c["id"] for c in classes if c.get("thing")]
-    training = CamVid(data / "train", len(classes), things, size, augment=True, seed=config["seed"])
+    training = CamVid(data / "train", len(classes), things, size, augment=True, seed=config["seed"], crop=tuple(config["crop"]), scales=tuple(config["scales"]))
     validation = CamVid(data / "val", len(classes), things, size, augment=False)
     class_weights = torch.from_numpy(frequency_weights(training.labels, len(classes))).to(device)
 
@@ -51,15 +51,16 @@ def train(config: dict, data: Path, out: Path, workers: int) -> None:
         {"params": backbone, "lr": config["backbone_learning_rate"]},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=config["weight_decay"])
-    loader = DataLoader(training, config["batch"], shuffle=True, drop_last=True, num_workers=workers)
+    loader = DataLoader(training, config["batch"], shuffle=True, drop_last=True, num_workers=workers, prefetch_factor=4 if workers else None)
     steps = config["epochs"] * len(loader)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], steps, pct_start=0.1)
     average = torch.optim.swa_utils.AveragedModel(
-        net, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(config["ema"]), use_buffers=True
+        net, avg_fn=moving_average(config["ema"]), use_buffers=True
     )
     state = {"net": net, "average": average, "optimizer": optimizer, "schedule": schedule}
     first_epoch = load_checkpoint(out / "checkpoint.pt", state, config)
 
+    import time; began=time.time()
     for epoch in range(first_epoch, config["epochs"]):
         training.epoch = epoch
         torch.manual_seed(config["seed"] + epoch)  # a resumed run shuffles as an uninterrupted one
@@ -67,7 +68,7 @@ def train(config: dict, data: Path, out: Path, workers: int) -> None:
         sums: dict[str, float] = {}
         for batch in (progress := tqdm(loader, desc=f"epoch {epoch + 1}/{config['epochs']}", mininterval=10)):
             batch = {name: array.to(device) for name, array in batch.items()}
-            with torch.autocast(device.type, dtype=torch.bfloat16):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
                 outputs = net(normalise(batch["image"], config))
             losses = panoptic_losses([o.float() for o in outputs], batch, class_weights, config)
             loss = sum(losses.values())
@@ -83,16 +84,37 @@ def train(config: dict, data: Path, out: Path, workers: int) -> None:
                 sums[name] = sums.get(name, 0.0) + value.item() / len(loader)
             progress.set_postfix({name: f"{value.item():.3f}" for name, value in losses.items()}, refresh=False)
         row = {"epoch": epoch + 1, **{k: round(v, 5) for k, v in sums.items()}}
-        row["val_miou"] = round(validate(average.module, validation, config, device), 4)
+        if (epoch + 1) % config["validate_every"] == 0:
+            row["val_miou"] = round(validate(average.module, validation, config, device), 4)
+        else:
+            row["val_miou"] = ""
         log(out / "log.csv", row)
         parts = {name: part.state_dict() for name, part in state.items()}
         save_checkpoint(out / "checkpoint.pt", {"epoch": epoch + 1, "config": config, **parts})
-        tqdm.write(str(row))
+        print(row, f"{time.time()-began:.0f} s", flush=True)
+
+
+def moving_average(decay: float):
+    """Exponential moving average that forgets faster at first, so that the start's weights do not linger."""
+
+    def update(average: Tensor, new: Tensor, n_averaged) -> Tensor:
+        if not average.is_floating_point():
+            return new
+        keep = min(decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
+        return average.lerp(new, 1 - keep)
+
+    return update
 
 
 def build_network(config: dict, backbone_weights: str | None = None) -> PanopticDeepLab:
     manifest = config["manifest"]
-    return PanopticDeepLab(len(manifest["classes"]), tuple(manifest["input"]["size"]), backbone_weights)
+    return PanopticDeepLab(
+        len(manifest["classes"]),
+        tuple(manifest["input"]["size"]),
+        config["backbone"],
+        backbone_weights,
+        config["frozen_stride"],
+    )
 
 
 def imagenet_weights() -> str:
@@ -121,18 +143,32 @@ def panoptic_losses(outputs: list[Tensor], batch: dict, class_weights: Tensor, c
     """Section 3.4 of the paper: bootstrapped cross entropy, centre mean squared error, offset L1."""
     semantic, center, offset = outputs
     semantic = F.interpolate(semantic, size=batch["semantic"].shape[-2:], mode="bilinear", align_corners=False)
-    pixels = F.cross_entropy(
-        semantic, batch["semantic"].long(), class_weights, ignore_index=UNLABELLED, reduction="none"
-    ).flatten()
+    truth = batch["semantic"].long()
+    log_probability = F.log_softmax(semantic, 1)
+    pixels = F.nll_loss(log_probability, truth, class_weights, ignore_index=UNLABELLED, reduction="none").flatten()
     hardest = pixels.topk(int(config["hard_pixels"] * pixels.numel()), sorted=False).values
+    region = region_loss(log_probability.exp(), truth)
     known, thing = batch["known"].unsqueeze(1), batch["thing"].unsqueeze(1)
     center_loss = ((center - batch["center"]) ** 2 * known).sum() / known.sum().clamp(min=1)
     offset_loss = ((offset - batch["offset"]).abs() * thing).sum() / thing.sum().clamp(min=1)
     return {
         "semantic": hardest.mean(),
+        "region": config["region_weight"] * region,
         "center": config["center_weight"] * center_loss,
         "offset": config["offset_weight"] * offset_loss,
     }
+
+
+def region_loss(probability: Tensor, truth: Tensor) -> Tensor:
+    """1 - soft IoU, the mean over the classes that the batch has: a small class counts as much as a large one."""
+    known = truth != UNLABELLED
+    n_classes = probability.shape[1]
+    flat = probability.permute(0, 2, 3, 1)[known]
+    labels = truth[known]
+    hits = torch.zeros(n_classes).index_add(0, labels, flat.gather(1, labels[:, None])[:, 0])
+    predicted, area = flat.sum(0), torch.bincount(labels, minlength=n_classes).float()
+    present = area > 0
+    return 1 - (hits[present] / (predicted + area - hits)[present]).mean()
 
 
 @torch.no_grad()
@@ -147,6 +183,8 @@ def validate(net: PanopticDeepLab, frames: CamVid, config: dict, device: torch.d
         semantic = F.interpolate(semantic, size=image.shape[1:3], mode="bilinear", align_corners=False)
         predicted = semantic[0].argmax(0).to("cpu", torch.uint8).numpy()
         confusion += confusion_matrix(frames.labels[index], predicted, n_classes)
+    from perception_node.metrics import class_iou
+    print(np.round(class_iou(confusion),3), flush=True)
     return mean_iou(confusion)
 
 

@@ -8,8 +8,8 @@ import onnx
 import torch
 import yaml
 
-from training.network import PanopticDeepLab
-from training.train import build_network
+from perception_node.training.network import PanopticDeepLab
+from perception_node.training.train import build_network
 
 
 def main() -> None:

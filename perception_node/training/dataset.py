@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 
 from perception_node.metrics import VOID_INSTANCE, instances_from_classes
 from perception_node.panoptic import UNLABELLED
+from perception_node.training.augmentation import augment_colour, augment_geometry, augment_weather
 
 
 class CamVid(Dataset):
@@ -34,7 +35,9 @@ class CamVid(Dataset):
         size: tuple[int, int],
         augment: bool,
         seed: int = 0,
-        stride: int = 4,
+        stride: int = 2,
+        crop: tuple[int, int] | None = None,
+        scales: tuple[float, float] = (0.5, 2.0),
     ):
         names = sorted(path.stem for path in (folder / "images").glob("*.jpg"))
         if not names:
@@ -42,6 +45,7 @@ class CamVid(Dataset):
         self.images = [cv2.cvtColor(cv2.imread(str(folder / "images" / f"{n}.jpg")), cv2.COLOR_BGR2RGB) for n in names]
         self.labels = [_labels(folder / "labels" / f"{n}.png", n_classes) for n in names]
         self.instances = [instances_from_classes(labels, thing_class_ids) for labels in self.labels]
+        self.crop, self.scales = crop, scales
         self.size, self.augment, self.seed, self.stride = size, augment, seed, stride
         self.epoch = 0
 
@@ -52,8 +56,10 @@ class CamVid(Dataset):
         image, semantic, instance = self.images[index], self.labels[index], self.instances[index]
         if self.augment:
             rng = np.random.default_rng((self.seed, self.epoch, index))
-            image, semantic, instance = augment_geometry(rng, image, semantic, instance, self.size)
-            image = augment_colour(rng, image)
+            image, semantic, instance = augment_geometry(
+                rng, image, semantic, instance, self.size, self.crop, self.scales
+            )
+            image = augment_colour(rng, augment_weather(rng, image))
         return {"image": image, "semantic": semantic, **instance_targets(instance, self.stride)}
 
 
@@ -63,49 +69,6 @@ def _labels(path: Path, n_classes: int) -> np.ndarray:
         raise FileNotFoundError(f"{path}: missing or not an image; every image needs its label")
     labels[labels >= n_classes] = UNLABELLED
     return labels
-
-
-def augment_geometry(rng, image, semantic, instance, size, scales=(0.5, 2.0)):
-    """Scale, crop or pad to `size`, flip; image and both label maps alike. Padding is mid-grey and void."""
-    height, width = size
-    factor = np.exp(rng.uniform(*np.log(scales)))
-    aspect = np.exp(rng.uniform(-0.1, 0.1))
-    # The camera's whole image at `factor`, its corner placed at random: outside a large one, inside a small one.
-    scaled_w, scaled_h = width * factor * aspect, height * factor
-    matrix = np.float32(
-        [
-            [scaled_w / image.shape[1], 0, rng.uniform() * (width - scaled_w)],
-            [0, scaled_h / image.shape[0], rng.uniform() * (height - scaled_h)],
-        ]
-    )
-    if rng.uniform() < 0.5:
-        matrix[0] = -matrix[0]
-        matrix[0, 2] += width - 1
-
-    def warp(array, interpolation, fill):
-        return cv2.warpAffine(array, matrix, (width, height), flags=interpolation, borderValue=fill)
-
-    image = warp(image, cv2.INTER_LINEAR, (127, 127, 127))
-    return image, warp(semantic, cv2.INTER_NEAREST, UNLABELLED), warp(instance, cv2.INTER_NEAREST, VOID_INSTANCE)
-
-
-def augment_colour(rng, image):
-    """Exposure, contrast, saturation, hue, colour temperature; sometimes blur or noise."""
-    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.float32)
-    hsv[..., 0] = (hsv[..., 0] + rng.uniform(-6, 6)) % 180
-    hsv[..., 1] *= rng.uniform(0.5, 1.5)
-    image = cv2.cvtColor(np.clip(hsv, 0, (179, 255, 255)).astype(np.uint8), cv2.COLOR_HSV2RGB)
-    ramp = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.5, 0.5)) * 255
-    ramp = (ramp - 127) * rng.uniform(0.7, 1.3) + 127 + rng.uniform(-30, 30)
-    gains = rng.uniform(0.9, 1.1, 3)
-    table = np.clip(ramp[:, None] * gains, 0, 255).astype(np.uint8)
-    image = cv2.LUT(image, table[None])
-    if rng.uniform() < 0.2:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.5))
-    if rng.uniform() < 0.2:
-        noise = rng.normal(0, rng.uniform(2, 10), image.shape)
-        image = np.clip(image + noise, 0, 255).astype(np.uint8)
-    return image
 
 
 def instance_targets(instance: np.ndarray, stride: int, sigma: float = 8.0) -> dict[str, np.ndarray]:

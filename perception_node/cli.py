@@ -1,5 +1,6 @@
 """`perception VERB`: the pipeline without ROS."""
 
+import contextlib
 import functools
 import json
 import math
@@ -49,6 +50,8 @@ def main() -> None:
     perception calibrate ground road.mp4 --camera camera.yaml --points points.csv --out mounting.yaml
     perception inspect engines/mine
     perception bench engines/mine drive.mp4 --against openvino
+    perception train training/camvid.yaml --data DATA --out out/training
+    perception export out/training/best.pt --data DATA --out engines/mine
 
     The ROS 2 node is a command of its own: perception_node.
     """
@@ -275,6 +278,79 @@ def fuse(
     click.echo(f"{family} {size}: {summary['segments']} segments, {summary['instances']} instances -> {out}")
     times = "  ".join(f"{name} {summary[f'{name}_ms']:.2f} ms" for name in ("median", "min", "max"))
     click.echo(f"  {runs} runs on {device}: {times}")
+
+
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    required=True,
+    help="Folder that the configuration's images and labels are below.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Folder for checkpoints and log."
+)
+@click.option("--start", type=click.Path(path_type=Path), help="Checkpoint of another training to start from.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(0), help="Processes that load frames.")
+@_JSON
+def train(config: Path, data: Path, out: Path, start: Path | None, workers: int, as_json: bool) -> None:
+    """Train a network as CONFIG says, a YAML file such as training/camvid.yaml.
+
+    \b
+    perception train training/camvid.yaml --data DATA --out out/training
+    perception export out/training/best.pt --data DATA --out engines/mine
+    torchrun --nproc-per-node 4 -m perception_node.cli train CONFIG --data DATA --out OUT      on four GPUs
+
+    \b
+    Writes into the --out folder:
+      checkpoint.pt   after every epoch; started again, training goes on from it
+      best.pt         the weights with the best panoptic quality on the validation frames
+      log.csv, .png   losses, PQ and mIoU of each epoch
+
+    What CONFIG may hold is in perception_node/training/config.schema.yaml. It takes torch, and a GPU if there is one.
+    """
+    with _training():
+        from perception_node.training.config import load_config
+        from perception_node.training.train import train as run
+    try:
+        best = run(load_config(config), data, out, workers, start)
+    except KeyboardInterrupt:
+        click.echo(f"stopped; the same command goes on after the last whole epoch in {out}", err=True)
+        sys.exit(130)
+    click.echo(json.dumps(best) if as_json else "  ".join(f"{name} {value}" for name, value in best.items()))
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Model folder to make.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="As for train: calibrate the confidence on the validation frames there.",
+)
+@_JSON
+def export(checkpoint: Path, out: Path, data: Path | None, as_json: bool) -> None:
+    """Make a model folder of CHECKPOINT, the best.pt or checkpoint.pt of a training.
+
+    With --data the confidence is calibrated: one temperature, fitted on the validation frames, goes into the network's
+    last weights. No pixel's class changes by it.
+    """
+    with _training():
+        from perception_node.training.export import export as run
+    summary = run(checkpoint, out, data)
+    click.echo(json.dumps(summary) if as_json else "  ".join(f"{name} {value}" for name, value in summary.items()))
+
+
+@contextlib.contextmanager
+def _training():
+    """Around imports of perception_node.training, which alone needs torch."""
+    try:
+        yield
+    except ImportError as error:
+        raise UserError(
+            f"training needs a package that is not installed ({error}); pip install 'perception_node[train]'"
+        ) from error
 
 
 @main.command()

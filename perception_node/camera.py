@@ -13,6 +13,7 @@ the second camera of a stereo pair, is left out: the optical frame's origin is t
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +40,7 @@ _YAML_KEYS = {
     "P": "projection_matrix.data",
 }
 _MAX_SIZE = 65536
+_BLOCK = 16384
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +244,12 @@ class Camera:
             fisheye sees some) and for those that are beyond what the lens model describes.
         """
         points = np.asarray(points, np.float64).reshape(-1, 3)
-        return self._lens.distort(points @ self._rotation.T) * self._focal + self._principal
+        rotation = self._rotation.T
+
+        def project(some: np.ndarray) -> np.ndarray:
+            return self._lens.distort(some @ rotation) * self._focal + self._principal
+
+        return _in_blocks(project, points, 2)
 
     def rays(self, pixels: np.ndarray) -> np.ndarray:
         """In which direction pixels look.
@@ -254,7 +261,12 @@ class Camera:
             float64 (N, 3), unit vectors in the optical frame; NaN for pixels that the lens model cannot have filled.
         """
         pixels = np.asarray(pixels, np.float64).reshape(-1, 2)
-        return self._lens.directions((pixels - self._principal) / self._focal) @ self._rotation
+        rotation = self._rotation
+
+        def look(some: np.ndarray) -> np.ndarray:
+            return self._lens.directions((some - self._principal) / self._focal) @ rotation
+
+        return _in_blocks(look, pixels, 3)
 
     def pixel_grid(self) -> np.ndarray:
         """float64 (height * width, 2): all pixels (u, v), row by row."""
@@ -328,6 +340,14 @@ class Camera:
 
         projection = changed(self.P) if self.P.any() else self.P
         return dataclasses.replace(self, width=width, height=height, K=changed(self.K), P=projection)
+
+
+def _in_blocks(function: Callable[[np.ndarray], np.ndarray], rows: np.ndarray, n_columns: int) -> np.ndarray:
+    """The function of all rows, a block at a time: what is worked on then stays in the processor's cache."""
+    result = np.empty((len(rows), n_columns))
+    for start in range(0, len(rows), _BLOCK):
+        result[start : start + _BLOCK] = function(rows[start : start + _BLOCK])
+    return result
 
 
 def check_rotation(field: str, rotation: np.ndarray) -> None:

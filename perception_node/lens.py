@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 
 _TABLE_SIZE = 4096
+_FAR = 100.0
 _MAX_STEPS = 50
 _TOLERANCE = 1e-12
 
@@ -69,7 +70,7 @@ class BrownLens:
         distorted = np.where(finite[:, None], distorted, np.nan)
         radius = np.hypot(*distorted.T)
         # A radial table gives the start, then Newton's method, which the tangential part needs.
-        radii, distorted_radii = self._radial_table(radius[finite].max(initial=0.0))
+        radii, distorted_radii = self._radial_table
         start = np.interp(radius, distorted_radii, radii)
         undistorted = distorted * np.divide(start, radius, out=np.ones_like(radius), where=radius > 0)[:, None]
         open_ = np.flatnonzero(finite)
@@ -122,25 +123,16 @@ class BrownLens:
             )
         return distorted, jacobian
 
-    def _radial_table(self, largest: float) -> tuple[np.ndarray, np.ndarray]:
-        """Radii, and what the radial part makes of them, up to the limit or past the distorted radius `largest`."""
+    @cached_property
+    def _radial_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Radii up to the limit, or nearly across, and what the radial part makes of them."""
         k1, k2, _, _, k3, k4, k5, k6 = self.coefficients
-
-        def radial(r: np.ndarray) -> np.ndarray:
-            s = r * r
-            return r * (1 + s * (k1 + s * (k2 + s * k3))) / (1 + s * (k4 + s * (k5 + s * k6)))
-
-        end = self.limit
-        if not np.isfinite(end) or end > 1e3:
-            end = 1.0
-            while end < min(self.limit, 1e6) and radial(np.float64(end)) < largest:
-                end *= 2
         # Equal steps of the angle: small near the axis, where pixels are, though the end may be far.
-        radii = np.tan(np.linspace(0, np.arctan(end), _TABLE_SIZE))
-        # At a pole the last value is no number.
-        with np.errstate(all="ignore"):
-            table = np.nan_to_num(radial(radii), nan=np.inf)
-        return radii, np.maximum.accumulate(table)
+        r = np.tan(np.linspace(0, np.arctan(min(self.limit, _FAR)), _TABLE_SIZE))
+        s = r * r
+        with np.errstate(all="ignore"):  # at a pole the last value is no number
+            distorted = r * (1 + s * (k1 + s * (k2 + s * k3))) / (1 + s * (k4 + s * (k5 + s * k6)))
+        return r, np.maximum.accumulate(np.nan_to_num(distorted, nan=np.inf))
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,6 +155,12 @@ class FisheyeLens:
         """The angle in radians up to which the distorted radius grows; at most half a turn."""
         return float(min(np.sqrt(first_positive_root(self._slope)), np.pi))
 
+    @cached_property
+    def _angle_table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Angles up to the limit, and their distorted radii."""
+        angles = np.linspace(0, self.limit, _TABLE_SIZE)
+        return angles, np.maximum.accumulate(self._radius(angles))
+
     def _radius(self, theta: np.ndarray) -> np.ndarray:
         return theta * np.polynomial.polynomial.polyval(theta * theta, np.concatenate([[1.0], self.coefficients]))
 
@@ -182,14 +180,14 @@ class FisheyeLens:
         """Unit vectors, float64 (N, 3), that `distort` takes to these coordinates (N, 2); NaN where there are none."""
         distorted = np.where(np.isfinite(distorted), distorted, np.nan)
         radius = np.hypot(*distorted.T)
-        angles = np.linspace(0, self.limit, _TABLE_SIZE)
-        theta = np.interp(radius, np.maximum.accumulate(self._radius(angles)), angles)
+        angles, distorted_radii = self._angle_table
+        theta = np.interp(radius, distorted_radii, angles)
         for _ in range(_MAX_STEPS):
             # The slope is 0 at the limit: a step past it is cut, and its radius then compared.
             slope = np.maximum(np.polynomial.polynomial.polyval(theta * theta, self._slope), 1e-9)
             step = (self._radius(theta) - radius) / slope
             theta = np.clip(theta - step, 0, self.limit)
-            if np.nanmax(np.abs(self._radius(theta) - radius), initial=0.0, where=radius < self._radius(angles[-1])) < (
+            if np.nanmax(np.abs(self._radius(theta) - radius), initial=0.0, where=radius < distorted_radii[-1]) < (
                 _TOLERANCE
             ):
                 break

@@ -1,0 +1,274 @@
+"""Ids that last: a camera's instances, followed from frame to frame.
+
+Which instance is which track's is found in association.py. A track's class is the one that it was seen as most, lately
+and surely: so one frame's mistake changes neither id nor class.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from perception_node.association import Association, InstanceMaps, Instances, scale, sigma, table, track_fields
+from perception_node.device import Array, Device
+from perception_node.errors import UserError
+from perception_node.kalman import MOVING, predict, start, update
+from perception_node.panoptic import MAX_INSTANCES, PanopticFrame
+from perception_node.taxonomy import Taxonomy
+
+MIN_STEP_S = 0.001
+"""The least that two frames are apart, for cameras whose stamps stand still."""
+MAX_GAP_S = 2.0
+"""Frames farther apart than this, and than objects are remembered, have nothing to do with each other."""
+EPSILON_S = 1e-6
+"""What rounding adds to a sum of steps."""
+VOTE_DECAY, MIN_VOTE = 0.9, 0.01
+"""What a vote for a class is worth one sighting later, and at least at first."""
+SPEED_SIGMA, BOX_NOISE = 2.0, 1.0
+"""Of a box's numbers, in parts of its size: the standard deviation of its first speed, a second, and the
+square root of its acceleration's spectral density. About DeepSORT's at 30 frames a second."""
+GROUND_SPEED_SIGMA, GROUND_NOISE = 10.0, 2.0
+"""The same of positions, in metres: cars accelerate by some m/s² for about a second."""
+MAX_UNLOCATED_S = 1.0
+"""After so long without a position a speed in metres is not known any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingOptions:
+    """When an object is believed, and for how long it is remembered. What they may be is in RANGES.
+
+    Attributes:
+        min_hits: frames that an object must be seen in to be remembered when it is not. Its id is for good from the
+            first one.
+        max_lost_s: seconds that it is remembered.
+        min_overlap: least intersection over union of masks that are one object's.
+
+    Raises:
+        UserError: one of them is out of its range.
+    """
+
+    min_hits: int = 2
+    max_lost_s: float = 1.0
+    min_overlap: float = 0.1
+
+    def __post_init__(self):
+        for name, (low, high) in RANGES.items():
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"tracking option {name} is {getattr(self, name)}; expected: {low}..{high}")
+
+
+RANGES = {"min_hits": (1, 100), "max_lost_s": (0.0, 60.0), "min_overlap": (0.01, 1.0)}
+DEFAULT_OPTIONS = TrackingOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """What is known of an object that is seen.
+
+    Attributes:
+        id: as in the frame's instance map.
+        class_scores: (class id, score) of every class that it was seen as, the likeliest first: the mean over its
+            frames of the score of its segment if it was of that class, else 0; newer frames weigh more.
+        hits: frames that it was seen in.
+        age_s: seconds since the first of them.
+        velocity_px_s: (x, y) of its box's centre in pixels a second; None until it was seen twice.
+        velocity_m_s: (x, y) of its position in metres a second, see `Tracker.locate`; None until it had two.
+    """
+
+    id: int
+    class_scores: tuple[tuple[int, float], ...]
+    hits: int
+    age_s: float
+    velocity_px_s: tuple[float, float] | None
+    velocity_m_s: tuple[float, float] | None = None
+
+
+class Tracker:
+    """Follows the instances of one camera. Every instance has its track's id, from its first frame on.
+
+    An id is never given twice, also where time jumps back (a looping bag) or far ahead, or the image's size changes:
+    then all tracks end and others begin. After 65535 ids they begin at 1 again, with a warning, without those that
+    tracks still have.
+
+    Args:
+        device: what counts overlaps and writes maps.
+        taxonomy: of the frames.
+        options: see there.
+        next_id: the first id to give; that of a tracker whose place this one takes.
+
+    Attributes:
+        next_id: 1 more than the number of ids that were given.
+
+    Raises:
+        UserError: scipy is missing.
+
+    Example:
+        tracker = Tracker(open_device("cpu"), model.taxonomy)
+        frame, tracks = tracker(pipeline(image), stamp_ns)
+    """
+
+    def __init__(
+        self, device: Device, taxonomy: Taxonomy, options: TrackingOptions = DEFAULT_OPTIONS, next_id: int = 1
+    ):
+        self.next_id = next_id
+        self._device, self._options = device, options
+        self._maps = InstanceMaps(device)
+        self._associate = Association(self._maps, options.min_overlap)
+        self._dtype = np.dtype(
+            [
+                *track_fields(len(taxonomy)),
+                ("id", np.uint16),
+                ("hits", np.int64),
+                ("first_s", np.float64),
+                ("vote_weight", np.float64),
+                ("locations", np.int64),
+                ("located_s", np.float64),
+                ("ground", MOVING, (2,)),  # the filtered position at located_s
+            ]
+        )
+        self._size: tuple[int, ...] = ()
+        self.forget()
+
+    def forget(self) -> None:
+        """Ends all tracks."""
+        self._tracks = np.zeros(0, self._dtype)
+        self._rows = np.zeros(0, np.int64)  # of the newest frame's instances, in the order of their ids
+        self._before: Array | None = None
+        self._stamp_ns: int | None = None
+        self._now_s = 0.0
+
+    def __call__(self, frame: PanopticFrame, stamp_ns: int) -> tuple[PanopticFrame, tuple[Track, ...]]:
+        """Follows the objects into the camera's next frame.
+
+        Args:
+            frame: its segmentation, which must not change afterwards.
+            stamp_ns: when it was taken, in nanoseconds.
+
+        Returns:
+            The same partition of the pixels, with the tracks' ids and classes; the tracks of its instances, in the same
+            order.
+        """
+        self._advance(frame.class_map.shape, stamp_ns)
+        instances = Instances.of(frame.instances)
+        now = self._device.upload(frame.instance_map)
+        rows = self._update(instances, self._associate(self._tracks, instances, self._before, now))
+        self._before = now
+        self._rows = rows[np.argsort(self._tracks["id"][rows])]
+        return self._relabel(frame, now, self._tracks[rows]), self._seen_tracks()
+
+    def locate(self, positions: Mapping[int, tuple[float, float, float]]) -> tuple[Track, ...]:
+        """Takes in where objects of the newest frame stand, as far as that is known.
+
+        Args:
+            positions: by the tracks' ids (x, y, sigma) in metres: a position on the ground, in the same axes every
+                time, and its standard deviation. Speeds are relative to those axes, the vehicle's where they are its.
+
+        Returns:
+            The tracks of the newest frame, with what is now known of their speeds.
+        """
+        for row in self._rows:
+            track = self._tracks[row : row + 1]
+            position = positions.get(int(track["id"][0]))
+            if position is None:
+                continue
+            measured, variance = np.array([position[:2]]), np.full((1, 2), float(position[2]) ** 2)
+            unlocated_s = self._now_s - float(track["located_s"][0])
+            if track["locations"][0] and unlocated_s <= MAX_UNLOCATED_S:
+                predict(track["ground"], unlocated_s, np.full((1, 2), GROUND_NOISE**2))
+                track["ground"] = update(track["ground"], measured, variance)
+                track["locations"] += 1
+            else:
+                track["ground"] = start(measured, variance, np.full((1, 2), GROUND_SPEED_SIGMA**2))
+                track["locations"] = 1
+            track["located_s"] = self._now_s
+        return self._seen_tracks()
+
+    def _advance(self, size: tuple[int, ...], stamp_ns: int) -> None:
+        """Moves the tracks on to the new frame's time, those that are still remembered then."""
+        seconds = 0.0 if self._stamp_ns is None else (stamp_ns - self._stamp_ns) / 1e9
+        if size != self._size or not 0 <= seconds <= max(MAX_GAP_S, self._options.max_lost_s):
+            self.forget()
+        elif self._stamp_ns is not None:
+            seconds = max(seconds, MIN_STEP_S)
+            self._now_s += seconds
+            tracks = self._tracks
+            is_remembered = self._now_s - tracks["last_s"] <= self._options.max_lost_s + EPSILON_S
+            self._tracks = tracks = tracks[is_remembered | (tracks["instance"] > 0)]
+            predict(tracks["box"], seconds, (BOX_NOISE * scale(tracks["box"]["value"])) ** 2)
+        self._size, self._stamp_ns = size, stamp_ns
+
+    def _update(self, instances: Instances, track_of: np.ndarray) -> np.ndarray:
+        """Makes the tracks those that are seen now or still remembered; int (N,), the instances' among them."""
+        is_new = track_of < 0
+        rows = np.where(is_new, len(self._tracks) + np.cumsum(is_new) - 1, track_of)
+        begun = np.zeros(np.count_nonzero(is_new), self._dtype)
+        begun["first_s"] = self._now_s
+        tracks = np.concatenate([self._tracks, begun])
+
+        tracks["instance"] = 0
+        seen = tracks[rows]
+        seen["instance"], seen["seen"], seen["last_s"] = instances.id, instances.box, self._now_s
+        seen["hits"] += 1
+        seen["votes"] *= VOTE_DECAY
+        seen["votes"][np.arange(len(seen)), instances.class_id] += np.maximum(instances.score, MIN_VOTE)
+        seen["vote_weight"] = VOTE_DECAY * seen["vote_weight"] + 1
+        variance = sigma(instances.box) ** 2
+        first = start(instances.box, variance, (SPEED_SIGMA * scale(instances.box)) ** 2)
+        seen["box"] = np.where(is_new[:, None], first, update(seen["box"], instances.box, variance))
+        tracks[rows] = seen
+
+        is_kept = (tracks["instance"] > 0) | (tracks["hits"] >= self._options.min_hits)
+        if np.count_nonzero(is_kept) > MAX_INSTANCES:  # more than there are ids
+            is_kept = tracks["instance"] > 0
+        self._tracks = tracks[is_kept]
+        self._give_ids()
+        return np.cumsum(is_kept)[rows] - 1
+
+    def _give_ids(self) -> None:
+        """New tracks get the ids that follow, without those that tracks still have from a round before."""
+        is_new = self._tracks["id"] == 0
+        n = np.count_nonzero(is_new)
+        numbers = self.next_id + np.arange(n)
+        if n and numbers[-1] > MAX_INSTANCES:
+            if self.next_id <= MAX_INSTANCES + 1:
+                warnings.warn(f"tracking: all {MAX_INSTANCES} ids were given; they begin at 1 again", stacklevel=3)
+            numbers = self.next_id + np.arange(min(len(self._tracks), MAX_INSTANCES))
+            numbers = numbers[~np.isin((numbers - 1) % MAX_INSTANCES + 1, self._tracks["id"])][:n]
+        if n:
+            self._tracks["id"][is_new] = (numbers - 1) % MAX_INSTANCES + 1
+            self.next_id = int(numbers[-1]) + 1
+
+    def _relabel(self, frame: PanopticFrame, now: Array, tracks: np.ndarray) -> PanopticFrame:
+        """The frame with ids and classes of its instances' tracks."""
+        instances = frame.instances
+        classes = tracks["votes"].argmax(axis=1)
+        given = [each.id for each in instances]
+        id_of, class_of = table(np.uint16, given, tracks["id"]), table(np.uint8, given, classes)
+        class_map = self._device.upload(frame.class_map)
+        instance_map, class_map = self._maps.relabel(now, class_map, id_of, class_of)
+        things = [
+            dataclasses.replace(each, id=id_, class_id=class_id)
+            for each, id_, class_id in zip(instances, tracks["id"].tolist(), classes.tolist(), strict=True)
+        ]
+        stuff = [segment for segment in frame.segments if not segment.is_thing]
+        segments = (*stuff, *sorted(things, key=lambda segment: segment.id))
+        return PanopticFrame(class_map, instance_map, frame.confidence, segments)
+
+    def _seen_tracks(self) -> tuple[Track, ...]:
+        return tuple(_track(self._tracks[row], self._now_s) for row in self._rows)
+
+
+def _track(track: np.void, now_s: float) -> Track:
+    scores = track["votes"] / track["vote_weight"]
+    likeliest = np.argsort(-scores, kind="stable").tolist()
+    pixels, metres = (tuple(track[name]["speed"][:2].tolist()) for name in ("box", "ground"))
+    return Track(
+        id=int(track["id"]),
+        class_scores=tuple((class_id, float(scores[class_id])) for class_id in likeliest if scores[class_id] > 0),
+        hits=int(track["hits"]),
+        age_s=float(now_s - track["first_s"]),
+        velocity_px_s=pixels if track["hits"] > 1 else None,
+        velocity_m_s=metres if track["locations"] > 1 else None,
+    )

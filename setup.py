@@ -50,6 +50,7 @@ setup(
         "numpy>=1.21",
         "opencv-python-headless>=4.8,<6",
         "onnxruntime>=1.17,<2",
+        "scipy>=1.8,<2",
         "PyYAML>=5.4",
         "jsonschema>=3.2,<5",
         "click>=8,<9",
@@ -63,12 +64,11 @@ setup(
         "engines": ["onnx>=1.16"],
         "engines-rtx": ["onnx>=1.16", "tensorrt-rtx-cu12>=1.7,<2"],
         "test": ["pytest>=8", "hypothesis>=6", "mcap>=1.2", "onnx>=1.16", "pillow>=10", "ruff>=0.6"],
-        # tools/: torch and torchvision of one release, e.g. 2.13 and 0.28. Mask2Former in transformers needs scipy.
+        # tools/: torch and torchvision of one release, e.g. 2.13 and 0.28.
         "recipes": [
             "torch>=2.6,<=2.13",
             "torchvision>=0.21,<=0.28",
             "transformers>=4.57,<5",
-            "scipy>=1.8",
             "onnx>=1.16",
             "onnxscript>=0.1",
         ],

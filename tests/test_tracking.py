@@ -301,8 +301,8 @@ def test_what_is_lost_is_forgotten_before_ids_run_out(monkeypatch):
     tracker = make_tracker(min_hits=1)
     assert set(ids_of(tracker, ["a.b.c.d.", *EMPTY[1:]], 0).values()) == {1, 2, 3, 4}
     assert set(ids_of(tracker, [*EMPTY[1:], "a.b.c.d."], STEP_NS).values()) == {5, 6, 7, 8}
+    larger = ["aaaabbbb", "aaaabbbb", "ccccdddd", "ccccdddd"]
     with pytest.warns(UserWarning, match="begin at 1"):
-        larger = ["aaaabbbb", "aaaabbbb", "ccccdddd", "ccccdddd"]
         assert set(ids_of(tracker, [*EMPTY[:2], *larger, *EMPTY[:2]], 2 * STEP_NS).values()) == {9, 1, 2, 3}
 
 

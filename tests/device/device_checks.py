@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 from oracles import noise
 from oracles import preprocess as preprocess_oracle
+from oracles import tracking as tracking_oracle
 from oracles.families import FAMILIES
 
+from perception_node.association import InstanceMaps, motions_of, table
 from perception_node.device import NotRecordable, open_device
 from perception_node.device.cuda import used_memory
 from perception_node.image import ENCODINGS, CameraImage
@@ -282,6 +284,31 @@ FRAMES |= {
         itertools.product(("rgba8", "mono8", "yuyv", "bayer_gbrg16"), ("float32",)),
     )
 }
+
+# ---- so are the joint histogram of two frames' instances, and the maps with other ids ----
+
+
+def same_instance_maps(device) -> None:
+    rng = np.random.default_rng(0)
+    maps = InstanceMaps(device)
+    for shape in ((1, 1), (7, 300), (61, 43)):
+        before, now = (np.kron(rng.integers(0, 5, shape), np.ones((2, 3))).astype(np.uint16) for _ in range(2))
+        class_map = rng.integers(0, 256, before.shape).astype(np.uint8)
+        boxes = rng.uniform(1, 40, (2, 4, 4))
+        motions, _ = motions_of(*boxes)
+        row_of, column_of = table(np.uint16, range(1, 5), [3, 1, 4, 2]), table(np.uint16, [1, 2, 4], [2, 3, 1])
+        id_of, class_of = table(np.uint16, range(1, 5), [65535, 7, 1, 9]), table(np.uint8, range(1, 5), 3)
+        uploaded = [device.upload(array) for array in (before, now, class_map)]
+        counts = maps.joint_histogram(uploaded[0], row_of, motions, uploaded[1], column_of, 4)
+        expected = tracking_oracle.joint_histogram(before, row_of, motions, now, column_of, 4)
+        np.testing.assert_array_equal(counts, expected)
+        found = maps.relabel(uploaded[1], uploaded[2], id_of, class_of)
+        expected = tracking_oracle.relabel(now, class_map, id_of, class_of)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+FRAMES["instance-maps"] = same_instance_maps
 
 # ---- what only the emulated driver shows ----
 

@@ -1,4 +1,4 @@
-"""A program: images and frames of every family on the CPU device, whose kernels were compiled with a sanitizer.
+"""A program: every kernel on the CPU device, compiled with a sanitizer: images, frames of every family, tracking.
 
 test_sanitizers.py starts it in the environment that a sanitizer wants. Arguments: "guard", what lies between the arrays
 of an allocation is made untouchable, too; "wrong", instead of frames a kernel does what the sanitizer has to see.
@@ -16,6 +16,7 @@ import numpy as np
 from oracles import noise
 from oracles.families import FAMILIES
 
+from perception_node.association import InstanceMaps, motions_of, table
 from perception_node.device.cpu import CpuDevice
 from perception_node.image import ENCODINGS, CameraImage
 from perception_node.model import InputSpec
@@ -104,6 +105,21 @@ def inputs(make_device: Callable[[], CpuDevice]) -> None:
         print(encoding, flush=True)
 
 
+TRACKING = "tracking"
+
+
+def instance_maps(make_device: Callable[[], CpuDevice]) -> None:
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (13, 257), (30, 40)):
+        maps = InstanceMaps(make_device())
+        before, now = (rng.choice(np.array([0, 1, 2, 65535], np.uint16), shape) for _ in range(2))
+        places = table(np.uint16, [1, 2, 65535], [1, 2, 3])
+        motions, _ = motions_of(*rng.uniform(1, 40, (2, 3, 4)))
+        maps.joint_histogram(before, places, motions, now, places, 4)
+        maps.relabel(now, np.zeros(shape, np.uint8), places, table(np.uint8, [1, 2, 65535], 7))
+    print(TRACKING, flush=True)
+
+
 def wrong(device: CpuDevice) -> None:
     """Several blocks write the same sums, and one more than there is room for."""
     out = device.view(device.empty(512, np.uint8), 0, 60, np.int32)
@@ -118,6 +134,7 @@ def main(arguments: list[str]) -> None:
     else:
         inputs(make_device)
         frames(make_device)
+        instance_maps(make_device)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def library(sanitizer):
 
 def check(result):
     assert result.returncode == 0, result.stderr[-6000:] + result.stdout
-    assert result.stdout.split() == [*sanitized.IMAGES, *noise.MODES]
+    assert result.stdout.split() == [*sanitized.IMAGES, *noise.MODES, sanitized.TRACKING]
     assert "runtime error" not in result.stderr
     assert "WARNING: ThreadSanitizer" not in result.stderr, result.stderr[:6000]
 

@@ -242,8 +242,10 @@ def _categories(path: Path, document: dict[str, Any]) -> dict[int, dict[str, Any
     categories = {}
     for index, entry in enumerate(_entries(path, document, "categories")):
         where = f"{path}: categories[{index}]"
-        _field(where, entry, "name", (str,))
-        categories[_field(where, entry, "id", (int,))] = entry
+        name, identity = _field(where, entry, "name", (str,)), _field(where, entry, "id", (int,))
+        if identity in categories or any(other["name"] == name for other in categories.values()):
+            raise SourceError(f"{where}: id {identity} or name {name!r} is there twice; expected: each once")
+        categories[identity] = entry
     if len(categories) > UNLABELLED:
         raise SourceError(f"{path}: categories: {len(categories)} of them; at most {UNLABELLED} can be measured")
     return categories

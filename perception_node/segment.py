@@ -21,7 +21,6 @@ from perception_node.metrics import (
 from perception_node.panoptic import UNLABELLED, PanopticFrame
 from perception_node.pipeline import Pipeline
 from perception_node.sources import Source, check_outside
-from perception_node.taxonomy import Taxonomy
 from perception_node.visualize import draw_overlay
 
 
@@ -67,10 +66,11 @@ def segment(pipeline: Pipeline, source: Source, out: Path, truth: Path | None = 
             raise OSError(f"{out / 'overlay' / name}.jpg: cannot be written")
         if truth_writer:
             labels = read_class_ids(truth / f"{name}.png", taxonomy, frame.class_map.shape)
-            truth_writer.add(name, source.file_name(name), _truth_frame(labels, taxonomy))
-            seen = PanopticMap.from_maps(frame.class_map, frame.instance_map, taxonomy)
-            known = FrameLabels(PanopticMap.from_classes(labels, taxonomy))
-            evaluation.add(measure(known, FrameLabels(seen, frame.confidence), taxonomy))
+            instance_map = instances_from_classes(labels, taxonomy.thing_ids)
+            truth_writer.add(name, source.file_name(name), _without_void(labels, instance_map))
+            known = FrameLabels(PanopticMap.from_maps(labels, instance_map, taxonomy))
+            seen = FrameLabels(PanopticMap.from_maps(frame.class_map, frame.instance_map, taxonomy), frame.confidence)
+            evaluation.add(measure(known, seen, taxonomy))
         frames += 1
         instances += len(frame.instances)
     panoptic.close()
@@ -87,10 +87,8 @@ def segment(pipeline: Pipeline, source: Source, out: Path, truth: Path | None = 
     return summary
 
 
-def _truth_frame(labels: np.ndarray, taxonomy: Taxonomy) -> PanopticFrame:
+def _without_void(labels: np.ndarray, instance_map: np.ndarray) -> PanopticFrame:
     """For panopticapi: small components are unlabelled, that is, void."""
-    instance_map = instances_from_classes(labels, taxonomy.thing_ids)
     is_void = instance_map == VOID_INSTANCE
-    instance_map[is_void] = 0
     class_map = np.where(is_void, np.uint8(UNLABELLED), labels)
-    return PanopticFrame.from_maps(class_map, instance_map, np.full(labels.shape, 255, np.uint8))
+    return PanopticFrame.from_maps(class_map, np.where(is_void, 0, instance_map), np.full_like(labels, 255))

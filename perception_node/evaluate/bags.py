@@ -253,16 +253,21 @@ def _grid(where: str, message: Any) -> Grid:
 
 def _distances(where: str, message: Any) -> dict[int, float]:
     try:
-        return {int(detection.id): box_distance(detection.bbox) for detection in message.detections}
+        return {int(detection.id): object_distance(detection) for detection in message.detections}
     except ValueError as error:
         raise SourceError(f"{where}: objects: {error}; expected: ids of the instance map") from error
 
 
-def box_distance(box: Any) -> float:
-    """From the origin of the frame to the nearest point of a vision_msgs/BoundingBox3D's outline on the ground, metres.
+def object_distance(detection: Any) -> float:
+    """From the origin of the base frame to a vision_msgs/Detection3D on the ground, in metres.
 
-    The box is upright; its orientation is a turn around z.
+    That is to its first result's pose, where it stands; without results to the nearest point of its box, which is
+    upright and turned around z.
     """
+    if detection.results:
+        position = detection.results[0].pose.pose.position
+        return float(np.hypot(position.x, position.y))
+    box = detection.bbox
     center, turn = box.center.position, box.center.orientation
     yaw = np.arctan2(2 * (turn.w * turn.z + turn.x * turn.y), 1 - 2 * (turn.y**2 + turn.z**2))
     cos, sin = np.cos(yaw), np.sin(yaw)

@@ -147,7 +147,8 @@ class Evaluation:
             self._calibration = self._calibration or CalibrationCounts()
             self._calibration.merge(frame.calibration)
         if frame.distance_errors is not None:
-            self._distance_errors = (self._distance_errors or []) + frame.distance_errors
+            self._distance_errors = self._distance_errors or []
+            self._distance_errors.extend(frame.distance_errors)
         if self._vpq and self._stq:
             self._vpq.add(frame.overlaps)
             self._stq.add(frame.overlaps)

@@ -7,7 +7,7 @@ from test_sources import write_bag
 from perception_node.bags import open_bag, typestore
 from perception_node.errors import SourceError
 from perception_node.evaluate import evaluate
-from perception_node.evaluate.bags import box_distance
+from perception_node.evaluate.bags import object_distance
 from perception_node.messages import MessageFactory
 from perception_node.metrics import VOID_INSTANCE
 from perception_node.taxonomy import Category, Taxonomy
@@ -53,12 +53,17 @@ def box(x, y, length=0.0, width=0.0, yaw=0.0):
     return message("vision_msgs/BoundingBox3D", center=pose(x, y, yaw), size=size)
 
 
-def objects(prefix, stamp, boxes):
-    found = [
-        message("vision_msgs/Detection3D", header=header(stamp), results=[], bbox=bbox, id=str(identity))
-        for identity, bbox in boxes.items()
-    ]
-    array = message("vision_msgs/Detection3DArray", header=header(stamp), detections=found)
+def detection(identity, bbox, foot=None):
+    results = []
+    if foot is not None:
+        standing = message("geometry_msgs/PoseWithCovariance", pose=pose(*foot), covariance=np.zeros(36))
+        hypothesis = message("vision_msgs/ObjectHypothesis", class_id="1", score=1.0)
+        results = [message("vision_msgs/ObjectHypothesisWithPose", hypothesis=hypothesis, pose=standing)]
+    return message("vision_msgs/Detection3D", header=header(1), results=results, bbox=bbox, id=str(identity))
+
+
+def objects(prefix, stamp, detections):
+    array = message("vision_msgs/Detection3DArray", header=header(stamp), detections=detections)
     return (f"{prefix}/objects", stamp, array)
 
 
@@ -123,8 +128,8 @@ def test_all_that_the_node_says_is_measured(tmp_path):
             *maps(NODE, 1, labels[0], [0, 0, 2, 2], drivable_area=[255, 255, 0, 0], confidence=[255, 255, 204, 204]),
             grid(TRUTH, 1, [0, 0, 100, -1]),
             grid(NODE, 1, [0, -1, 0, 0]),
-            objects(TRUTH, 1, {7: box(12.0, 0.0, length=4.0, width=2.0), 8: box(3.0, 0.0)}),
-            objects(NODE, 1, {2: box(11.0, 0.0), 5: box(1.0, 0.0)}),
+            objects(TRUTH, 1, [detection(7, box(12.0, 0.0, 4.0, 2.0)), detection(8, box(3.0, 0.0))]),
+            objects(NODE, 1, [detection(2, box(99.0, 0.0), foot=(0.0, 11.0)), detection(5, box(1.0, 0.0))]),
         ],
     )
     summary = evaluate(bag)
@@ -146,7 +151,7 @@ def test_all_that_the_node_says_is_measured(tmp_path):
     ],
 )
 def test_the_nearest_point_of_a_box(x, y, yaw, distance):
-    assert box_distance(box(x, y, 4.0, 2.0, yaw)) == pytest.approx(distance)
+    assert object_distance(detection(1, box(x, y, 4.0, 2.0, yaw))) == pytest.approx(distance)
 
 
 def test_classes_are_matched_by_name(tmp_path):
@@ -236,7 +241,8 @@ def instead(topic, stamp, pixels, encoding):
     ],
 )
 def test_bags_that_are_wrong_are_named(tmp_path, entries, message):
-    entries = [(t, s, objects(TRUTH, 1, {"van": box(1.0, 1.0)})[2] if m is None else m) for t, s, m in entries]
+    van = objects(TRUTH, 1, [detection("van", box(1.0, 1.0))])[2]
+    entries = [(topic, stamp, van if content is None else content) for topic, stamp, content in entries]
     with pytest.raises(SourceError, match=message) as caught:
         evaluate(write_bag(tmp_path / "bag", entries))
     assert "\n" not in str(caught.value)

@@ -214,6 +214,8 @@ def damaged(document, path, value):
         ("annotations", None, "annotations: missing or no list of objects"),
         ("annotations", [3], "annotations: missing or no list of objects"),
         ("categories", None, "categories: missing or no list of objects"),
+        ("categories.0.name", "car", r"categories\[2\]: id 26 or name 'car' is there twice"),
+        ("categories.0.id", 26, r"categories\[2\]: id 26 or name 'car' is there twice"),
         ("categories.0.name", 5, r"categories\[0\]\.name: 5; expected: str"),
         ("annotations.0.image_id", None, r"annotations\[0\]\.image_id: None; expected: str or int"),
         ("annotations.0.file_name", 3, r"annotations\[0\]\.file_name: 3; expected: str"),

@@ -48,7 +48,7 @@ def in_boundary(mask, y, x, width):
     return mask[y, x] and any(not (0 <= v < height and 0 <= u < columns and mask[v, u]) for v, u in square)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.data())
 def test_boundaries_pixel_by_pixel(data):
     shape = 12, 95  # a diagonal of 96 pixels: 2 wide

@@ -85,6 +85,8 @@ def pair_files(
             f"{predicted_path}: has no prediction of {missing[0]} ({len(missing)} of {len(truth.frames)} such); "
             "predict all images, or measure the others alone with --partial"
         )
+    first = {video: index for index, video in reversed(list(enumerate(truth.videos.values())))}
+    names.sort(key=lambda name: first.get(truth.videos.get(name, ""), -1))  # stable: a video's frames stay in order
     pictures = _pictures(images) if images else {}
 
     def frames() -> Iterator[FramePair]:

@@ -118,6 +118,10 @@ def test_videos_are_told_apart(tmp_path):
     )
     summary = evaluate(predicted, truth)
     assert summary["stq"] == {"stq": pytest.approx(0.75**0.5), "aq": 0.75, "sq": 1.0}
+    document = json.loads(truth.read_text())
+    document["annotations"] = [document["annotations"][i] for i in (0, 2, 1, 3)]  # the videos' frames in turns
+    truth.write_text(json.dumps(document))
+    assert evaluate(predicted, truth)["stq"] == summary["stq"]
     things = {k: values["things"] for k, values in summary["vpq"].items()}
     assert things == {"1": 1.0, "2": pytest.approx(1 / (1 + 2 / 2 + 1 / 2)), "3": None, "4": None, "mean": 0.7}
     one_sequence = write_coco(tmp_path / "one.json", {name: car(1) for name in names})

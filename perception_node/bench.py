@@ -16,7 +16,6 @@ import numpy as np
 from tqdm import tqdm
 
 from perception_node.bags import typestore
-from perception_node.drivable import drivable_area
 from perception_node.engine import DEFAULT_PLAN, ENGINES, PlanOptions, choose_engine
 from perception_node.errors import SourceError, UserError
 from perception_node.image import CameraImage
@@ -199,8 +198,7 @@ class _Run:
     def _perceive(self, image: CameraImage) -> PanopticFrame:
         timer, taxonomy = self.pipeline.timer, self.pipeline.model.taxonomy
         frame = self.pipeline(image)
-        with timer("drivable"):
-            scene = Scene(self._header, image, frame, drivable_area(frame, taxonomy), taxonomy)
+        scene = Scene(self._header, image, frame, taxonomy, timer)
         with timer("messages"):
             for name, output in OUTPUTS.items():
                 if name != "overlay":

@@ -177,6 +177,11 @@ def tensor_sets(family: str) -> list[tuple[str, ...]]:
     return [(*schema["required"], *choice["required"]) for choice in schema.get("oneOf", [{"required": []}])]
 
 
+def fusion_options(family: str) -> dict[str, Any]:
+    """What a manifest's `fusion` may hold for the family: name -> JSON schema."""
+    return _SCHEMA["families"][family]["fusion"]["properties"]
+
+
 def check_options(family: str, options: Mapping[str, Any]) -> None:
     """Raises ModelError for an option of the family that a manifest's `fusion` could not have."""
     schema = _SCHEMA["families"][family]["fusion"]

@@ -1,208 +1,133 @@
 """The ROS 2 node: camera images in; class and instance maps, instances, drivable area and overlay out.
 
-A subscription callback keeps the newest image and nothing else; one worker thread takes it from there. While the worker
-is busy newer images take the waiting one's place: newest frame wins, and what loses is counted.
+A frame's way, each step on the thread that it says::
+
+    _on_image   executor    keeps the newest image of the camera         -> scheduler.py: whose turn it is
+    perceive    worker      decodes, segments: Pipeline -> PanopticFrame    worker.py: one engine for all cameras
+    _publish    publishing  Scene -> a message for each topic that somebody subscribes to: topics.OUTPUTS
+
+So one frame is published while the next is segmented, and a camera whose subscribers are slow holds up no other. While
+its turn has not come, newer images take the waiting one's place: newest frame wins, and what loses is counted.
 """
 
 import gc
-import os
 import signal
 import sys
-import threading
-from collections import Counter
-from collections.abc import Callable
+import time
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
-from rcl_interfaces.msg import IntegerRange, ParameterDescriptor
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
-from rclpy.node import Node
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
 from perception_node.dds import use_image_profile
-from perception_node.device import DEVICES
-from perception_node.drivable import drivable_area
-from perception_node.engine import ENGINE_NAMES, PlanOptions
+from perception_node.diagnostics import Diagnostics, Level
 from perception_node.errors import BadImage, DeviceError, UserError, one_line
 from perception_node.messages import MessageFactory, camera_image
-from perception_node.model import DEFAULT_MODEL, load_model
+from perception_node.parameters import FUSION, PUBLISH, Parameters
 from perception_node.pipeline import Pipeline
 from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, LABEL_INFO, NODE, OUTPUTS, Scene
+from perception_node.worker import Worker, Workers
 
 SENSOR_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 OUTPUT_QOS = QoSProfile(depth=5)  # reliable: RViz and nav2 ask for it, and who asks for less gets it too
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RCLError = rclpy_implementation.RCLError
-DIAGNOSTICS_PERIOD_S = 1.0
 WARNING_PERIOD_S = 5.0
-DEVICE_FAILED = 3
-"""Exit status: only a new process gets the device to work."""
+UNCONFIGURED, INACTIVE, ACTIVE, FINALIZED = "unconfigured", "inactive", "active", "finalized"
 
 
-class NewestFrame:
-    """Hands the newest message from one thread to another. There is room for one: a newer takes an older's place."""
+class PerceptionNode(LifecycleNode):
+    """A managed node for one camera; parameters, topics and their meaning are in docs/node.md.
 
-    def __init__(self):
-        self._condition = threading.Condition()
-        self._message: Any = None
-        self._closed = False
+    Configuring loads and warms the engine, activating subscribes to the camera, deactivating unsubscribes and keeps the
+    engine, cleaning up frees all.
 
-    def put(self, message: Any) -> bool:
-        """Leaves a message; whether another, not yet taken, was lost to it."""
-        with self._condition:
-            replaced = self._message is not None
-            self._message = message
-            self._condition.notify()
-        return replaced
-
-    def take(self) -> Any:
-        """Waits for a message; None once closed."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._closed or self._message is not None)
-            message, self._message = self._message, None
-            return None if self._closed else message
-
-    def close(self) -> None:
-        with self._condition:
-            self._closed = True
-            self._condition.notify()
-
-
-class PerceptionNode(Node):
-    """See the module; parameters, topics and their meaning are in the README.
+    Args:
+        workers: of the process; nodes that share them share their engines.
+        options: see rclpy.node.Node.
 
     Raises:
-        UserError: from the constructor, where the model cannot be used.
+        ParameterException: a parameter that it was started with is refused.
     """
 
-    def __init__(self) -> None:
-        super().__init__(NODE)
-        self._newest = NewestFrame()
-        self._worker = threading.Thread(target=self._work, name="perception", daemon=True)
-        self._open_pipeline = self._declare_pipeline()
-        self._pipeline = self._open_pipeline()
-        self._model, self._timer = self._pipeline.model, self._pipeline.timer
-        self._taxonomy = self._model.taxonomy
+    def __init__(self, workers: Workers | None = None, **options: Any) -> None:
+        super().__init__(NODE, **options)
+        self.state = UNCONFIGURED
+        self._workers = workers or Workers()
+        self._worker: Worker | None = None
         self._make = MessageFactory.rclpy()
-        # received = processed + superseded + refused + failed + the one or two that are under way.
-        self._counts = Counter(received=0, processed=0, superseded=0, refused=0, failed=0)
-        self._troubles_reported = 0
+        self._figures = Diagnostics()
+        self.timer, self.fusion = self._figures.timer, {}
+        self._settings = Parameters(self, lambda: self.state, self._apply)
+        self._not_before = 0.0
         self._camera_info: CameraInfo | None = None
-
-        self._outputs = {
-            name: self.create_publisher(self._make.message_class(output.type), f"~/{name}", OUTPUT_QOS)
-            for name, output in OUTPUTS.items()
-        }
-        label_info = self._make.label_info(self._make.header(self.get_clock().now().nanoseconds, ""), self._taxonomy)
-        self._label_info = self.create_publisher(type(label_info), f"~/{LABEL_INFO}", LATCHED_QOS)
-        self._label_info.publish(label_info)
+        self._outputs: dict[str, Any] = {}
+        self._label_info: Any = None
+        self._inputs: list[Any] = []
+        self._publishing: ThreadPoolExecutor | None = None
         self._diagnostics = self.create_publisher(DiagnosticArray, DIAGNOSTICS, 10)
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics)
-        self.create_subscription(Image, IMAGE, self._on_image, SENSOR_QOS)
-        self.create_subscription(CameraInfo, CAMERA_INFO, self._on_camera_info, SENSOR_QOS)
-        self._worker.start()
-        self.get_logger().info(f"ready: model {self._model.name}, waiting for {self.resolve_topic_name(IMAGE)}")
-
-    def destroy_node(self) -> None:
-        """Ends the worker after the frame it is at."""
-        self._newest.close()
-        if self._worker.is_alive():
-            self._worker.join()
-        super().destroy_node()
-
-    def _declare_pipeline(self) -> Callable[[], Pipeline]:
-        """Declares the parameters; what makes the pipeline that they describe."""
-
-        def parameter(name: str, default: Any, description: str, **limits: Any) -> Any:
-            descriptor = ParameterDescriptor(description=description, read_only=True, **limits)
-            return self.declare_parameter(name, default, descriptor).value
-
-        model = parameter("model", DEFAULT_MODEL, "Model folder, or the name of one that comes with the package.")
-        device = parameter("device", "cpu", f"What computes: {', '.join(DEVICES)}.")
-        engine = parameter("engine", "auto", f"What runs the network: {', '.join(ENGINE_NAMES)}.")
-        threads = parameter(
-            "threads",
-            0,
-            "CPU threads of the network; 0 takes all cores.",
-            integer_range=[IntegerRange(from_value=0, to_value=256, step=1)],
-        )
-        plan = PlanOptions(
-            parameter("precision", PlanOptions().precision, "Of the TensorRT plan: fp32, fp16 or int8."),
-            auto_build=parameter("auto_build", False, "Build the TensorRT plan if there is none for this GPU."),
-            allow_unverified=parameter(
-                "allow_unverified", False, "Run a TensorRT plan that others could have written: it is code."
-            ),
+        # Not in ROS time, which stands still, or jumps back, with a bag's.
+        self._diagnostics_timer = self.create_timer(
+            self._settings["diagnostics_period"],
+            self._publish_diagnostics,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
 
-        def open_pipeline() -> Pipeline:
-            pipeline = Pipeline(load_model(model), device, threads, engine, plan)
-            pipeline.warm_up()
-            return pipeline
-
-        return open_pipeline
+    # ---- a frame's way ----
 
     def _on_image(self, message: Image) -> None:
-        self._counts["received"] += 1
-        if self._newest.put(message):
-            self._counts["superseded"] += 1
+        self._figures.received()
+        if not self._is_due():
+            self._figures.dropped("throttled")
+        elif self._worker.put(self, (message, time.perf_counter())):
+            self._figures.dropped("superseded")
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._camera_info = message
-
-    def _work(self) -> None:
-        while (message := self._newest.take()) is not None:
-            failure = ""
-            try:
-                self._process(message)
-                self._counts["processed"] += 1
-            except BadImage as error:
-                self._counts["refused"] += 1
-                self.get_logger().warning(f"image refused: {error}", throttle_duration_sec=WARNING_PERIOD_S)
-            except DeviceError as error:
-                self._counts["failed"] += 1
-                failure = str(error)
-            except Exception as error:
-                if not self.context.ok():
-                    return  # shut down while at work: the publishers are gone
-                self._counts["failed"] += 1
-                self.get_logger().error(
-                    f"image lost: {type(error).__name__}: {error}", throttle_duration_sec=WARNING_PERIOD_S
-                )
-            if failure:
-                self._renew_pipeline(failure)
-
-    def _renew_pipeline(self, failure: str) -> None:
-        """After its device has failed: a new one works or, if CUDA gives this process none, a new process does."""
-        self.get_logger().error(f"{failure}; making the pipeline anew")
-        del self._pipeline
-        gc.collect()  # a GPU starts anew when nothing is left that was made on it
+    def perceive(self, pipeline: Pipeline, arrival: tuple[Image, float]) -> None:
+        """See perception_node.worker.Camera."""
+        message, arrived_at = arrival
+        self.timer.add("wait", (time.perf_counter() - arrived_at) * 1e3)
         try:
-            self._pipeline = self._open_pipeline()
+            if 0 < self._settings["max_age"] < self._age_s(message.header):
+                self._figures.dropped("stale")
+            else:
+                image = camera_image(message)
+                frame = pipeline(image).without_below(self._settings["min_score"])
+                scene = Scene(message.header, image, frame, pipeline.model.taxonomy, self.timer)
+                self._publishing.submit(self._publish, scene)
+                return
+        except BadImage as error:
+            self._figures.dropped("refused")
+            self.get_logger().warning(f"image refused: {error}", throttle_duration_sec=WARNING_PERIOD_S)
+        except DeviceError:
+            self._figures.dropped("failed")
+            self._worker.ready(self)
+            raise
         except Exception as error:
-            self.get_logger().fatal(f"no pipeline: {one_line(error)}; this process ends, start it again (respawn)")
-            # At once: what was made on the device cannot be taken down in order any more.
-            os._exit(DEVICE_FAILED)
-        self._pipeline.timer = self._timer
-        self.get_logger().info("the pipeline works again")
+            self._lose(error)
+        self._worker.ready(self)
 
-    def _process(self, message: Image) -> None:
-        timer = self._timer
-        image = camera_image(message)
-        frame = self._pipeline(image)
-        with timer("drivable"):
-            drivable = drivable_area(frame, self._taxonomy)
-        scene = Scene(message.header, image, frame, drivable, self._taxonomy)
-        with timer("publish"):
-            for name, output in OUTPUTS.items():
-                publisher = self._outputs[name]
-                if publisher.get_subscription_count():
-                    self._publish(publisher, output.fill(self._make, scene))
+    def _publish(self, scene: Scene) -> None:
+        self._worker.ready(self)  # for the next image, while this one's messages are made
+        try:
+            with self.timer("publish"):
+                for name, publisher in self._outputs.items():
+                    if self._settings[PUBLISH + name] and publisher.get_subscription_count():
+                        self._send(publisher, OUTPUTS[name].fill(self._make, scene))
+            self._figures.processed(self._age_s(scene.header) * 1e3)
+        except Exception as error:
+            self._lose(error)
 
-    def _publish(self, publisher: Any, message: Any) -> None:
+    def _send(self, publisher: Any, message: Any) -> None:
         """DDS may refuse a message on a loaded machine: the others are sent nevertheless, and the node goes on."""
         try:
             publisher.publish(message)
@@ -213,38 +138,169 @@ class PerceptionNode(Node):
                 f"{publisher.topic_name}: not sent: {error}", throttle_duration_sec=WARNING_PERIOD_S
             )
 
+    def _lose(self, error: Exception) -> None:
+        if not self.context.ok():
+            return  # shut down while at work: the publishers are gone
+        self._figures.dropped("failed")
+        self.get_logger().error(f"image lost: {type(error).__name__}: {error}", throttle_duration_sec=WARNING_PERIOD_S)
+
+    def _age_s(self, header: Any) -> float:
+        """Seconds since the stamp, in the node's time, which may be a bag's."""
+        return self.get_clock().now().nanoseconds / 1e9 - (header.stamp.sec + header.stamp.nanosec / 1e9)
+
+    def _is_due(self) -> bool:
+        """Whether max_rate allows an image now. What one comes late the next may come early."""
+        rate, now = self._settings["max_rate"], time.monotonic()
+        if rate and now < self._not_before:
+            return False
+        self._not_before = max(self._not_before + 1 / rate, now) if rate else 0.0
+        return True
+
+    # ---- lifecycle ----
+
+    def on_configure(self, _: LifecycleState) -> TransitionCallbackReturn:
+        return self._change(self._configure, INACTIVE, undo=self._clean_up)
+
+    def on_activate(self, _: LifecycleState) -> TransitionCallbackReturn:
+        return self._change(self._activate, ACTIVE, undo=self._deactivate)
+
+    def on_deactivate(self, _: LifecycleState) -> TransitionCallbackReturn:
+        return self._change(self._deactivate, INACTIVE)
+
+    def on_cleanup(self, _: LifecycleState) -> TransitionCallbackReturn:
+        return self._change(self._clean_up, UNCONFIGURED)
+
+    def on_shutdown(self, _: LifecycleState) -> TransitionCallbackReturn:
+        return self._change(self._free, FINALIZED)
+
+    def on_error(self, _: LifecycleState) -> TransitionCallbackReturn:
+        if (result := self._change(self._free, UNCONFIGURED)) != TransitionCallbackReturn.SUCCESS:
+            self.state = FINALIZED
+        return result
+
+    def destroy_node(self) -> None:
+        """Ends what is under way after the frame that it is at."""
+        self._free()
+        super().destroy_node()
+
+    def _change(self, work: Any, state: str, undo: Any = None) -> TransitionCallbackReturn:
+        """Goes to a state. If that fails the node stays in the one that it was in, with the reason in the log."""
+        try:
+            work()
+        except Exception as error:
+            if self.context.ok():
+                # A trace is for what nobody has thought of.
+                is_known = isinstance(error, (UserError, ParameterException, MemoryError))
+                reason = one_line(error) if is_known else traceback.format_exc()
+                stays = self.state if undo else UNCONFIGURED
+                self.get_logger().error(f"cannot become {state}, stays {stays}: {reason}")
+            if undo is None:
+                return TransitionCallbackReturn.ERROR
+            undo()
+            return TransitionCallbackReturn.FAILURE
+        self.state = state
+        return TransitionCallbackReturn.SUCCESS
+
+    def _configure(self) -> None:
+        options = self._settings.engine_options()
+        self._worker = self._workers.join(self, options)
+        model = self._worker.model
+        self._settings.declare_fusion(model)
+        self.fusion = self._settings.fusion()
+        self._worker.add(self)
+        self._outputs = {
+            name: self.create_publisher(self._make.message_class(output.type), f"~/{name}", OUTPUT_QOS)
+            for name, output in OUTPUTS.items()
+        }
+        label_info = self._make.label_info(self._make.header(self.get_clock().now().nanoseconds, ""), model.taxonomy)
+        self._label_info = self.create_publisher(type(label_info), f"~/{LABEL_INFO}", LATCHED_QOS)
+        self._label_info.publish(label_info)
+        self.get_logger().info(f"configured: model {model.name} on {options.device}")
+
+    def _activate(self) -> None:
+        self._publishing = ThreadPoolExecutor(1, thread_name_prefix="publishing")
+        self._worker.start(self, self._settings["priority"])
+        self._figures.activated()
+        self._inputs = [
+            self.create_subscription(Image, IMAGE, self._on_image, SENSOR_QOS),
+            self.create_subscription(CameraInfo, CAMERA_INFO, self._on_camera_info, SENSOR_QOS),
+        ]
+        self.get_logger().info(f"active: waiting for {self.resolve_topic_name(IMAGE)}")
+
+    def _deactivate(self) -> None:
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._inputs = []
+        if self._publishing is not None:
+            if self._worker.stop(self):
+                self._figures.dropped("superseded")
+            self._publishing.shutdown()
+            self._publishing = None
+
+    def _clean_up(self) -> None:
+        for publisher in (*self._outputs.values(), self._label_info):
+            self.destroy_publisher(publisher)
+        self._outputs, self._label_info, self._camera_info = {}, None, None
+        self._settings.undeclare_fusion()
+        self.fusion = {}
+        if self._worker is not None:
+            worker, self._worker = self._worker, None
+            self._workers.leave(self, worker)
+
+    def _free(self) -> None:
+        self._deactivate()
+        self._clean_up()
+
+    # ---- parameters and diagnostics ----
+
+    def _apply(self, changes: Mapping[str, Any]) -> None:
+        """Makes changed parameters work that are not looked up for each frame."""
+        if "diagnostics_period" in changes:
+            self._diagnostics_timer.timer_period_ns = int(changes["diagnostics_period"] * 1e9)
+        if "priority" in changes and self.state == ACTIVE:
+            self._worker.set_priority(self, changes["priority"])
+        if any(name.startswith(FUSION) for name in changes):
+            self.fusion = self._settings.fusion()
+            self._worker.set_fusion(self)
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        self._camera_info = message
+
     def _publish_diagnostics(self) -> None:
-        counts = dict(self._counts)
-        waiting = counts["received"] - sum(count for name, count in counts.items() if name != "received")
-        troubles = counts["refused"] + counts["failed"]
-        status = DiagnosticStatus(
-            level=DiagnosticStatus.OK,
-            name=f"{self.get_fully_qualified_name()}: perception",
-            message="ok",
-            hardware_id=self._model.name,
-        )
-        if troubles > self._troubles_reported:
-            status.level, status.message = DiagnosticStatus.WARN, "images refused or lost; see the log"
-        elif counts["received"] == 0:
-            status.level, status.message = DiagnosticStatus.WARN, f"no image yet on {self.resolve_topic_name(IMAGE)}"
-        self._troubles_reported = troubles
+        topic = self.resolve_topic_name(IMAGE)
+        level, message = Level.OK, self.state
+        if self.state == ACTIVE:
+            level, message = self._figures.health(topic, self._settings["camera_timeout"])
         values = {
-            **counts,
-            "waiting": waiting,
+            "state": self.state,
+            **self._figures.values(),
             "cameras": self.count_publishers(IMAGE),
             "camera_info": "yes" if self._camera_info else "none yet",
         }
-        for stage, milliseconds in self._timer.percentiles().items():
-            values.update({f"{stage} {name} ms": value for name, value in milliseconds.items()})
-        status.values = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
+        if self._worker is not None:
+            values.update(self._worker.about())
+        status = DiagnosticStatus(
+            level=bytes([level]),
+            name=f"{self.get_fully_qualified_name()}: perception",
+            message=message,
+            hardware_id=self._worker.model.name if self._worker else self._settings["model"],
+            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
+        )
         array = DiagnosticArray(status=[status])
         array.header.stamp = self.get_clock().now().to_msg()
-        self._publish(self._diagnostics, array)
+        self._send(self._diagnostics, array)
+
+    def start(self) -> bool:
+        """Configures and activates the node if its parameter autostart says so; whether that went well."""
+        return not self._settings["autostart"] or all(
+            change() == TransitionCallbackReturn.SUCCESS for change in (self.trigger_configure, self.trigger_activate)
+        )
 
 
 def main() -> int:
     """Console script `perception_node`; the exit status."""
     use_image_profile()
+    gc.disable()  # a collection can take as long as a frame: workers do it between two
     node, is_up = None, False
 
     def on_interrupt(*_: Any) -> None:
@@ -257,6 +313,8 @@ def main() -> int:
         rclpy.init()
         is_up = True
         node = PerceptionNode()
+        if not node.start():
+            return 1 if rclpy.ok() else 0
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
@@ -272,6 +330,7 @@ def main() -> int:
             node.destroy_node()
         rclpy.try_shutdown()
         signal.signal(signal.SIGINT, previous_handler)
+        gc.enable()
     return 0
 
 

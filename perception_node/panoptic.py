@@ -57,6 +57,19 @@ class PanopticFrame:
         """The thing segments."""
         return tuple(segment for segment in self.segments if segment.is_thing)
 
+    def without_below(self, score: float) -> "PanopticFrame":
+        """The frame without the instances of a lower score: their pixels are unlabelled. The others keep their ids."""
+        dropped = [segment.id for segment in self.instances if segment.score < score]
+        if not dropped:
+            return self
+        is_dropped = np.zeros(MAX_INSTANCES + 1, bool)
+        is_dropped[dropped] = True
+        pixels = is_dropped[self.instance_map]
+        maps = self.class_map.copy(), self.instance_map.copy(), self.confidence.copy()
+        for array, value in zip(maps, (UNLABELLED, 0, 0), strict=True):
+            array[pixels] = value
+        return PanopticFrame(*maps, tuple(segment for segment in self.segments if segment.id not in dropped))
+
     @classmethod
     def from_maps(cls, class_map: np.ndarray, instance_map: np.ndarray, confidence: np.ndarray) -> "PanopticFrame":
         """Measures the segments of finished maps; scores are the mean confidence."""

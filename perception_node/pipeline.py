@@ -1,6 +1,8 @@
 """Image in, PanopticFrame out."""
 
 import contextlib
+import copy
+import dataclasses
 import itertools
 import time
 import warnings
@@ -15,7 +17,7 @@ from perception_node.errors import DeviceError
 from perception_node.fusion import make_fusion
 from perception_node.fusion.base import conform
 from perception_node.image import CameraImage
-from perception_node.model import Model
+from perception_node.model import Model, check_options
 from perception_node.panoptic import PanopticFrame
 from perception_node.preprocess import Preprocess
 from perception_node.timing import StageTimer
@@ -58,17 +60,40 @@ class Pipeline:
         plan: PlanOptions = DEFAULT_PLAN,
     ):
         self.model = model
-        self.timer = StageTimer()
-        self._outputs: Mapping[str, Array] = {}
         self._device = open_device(device, threads)
         self._engine = load_engine(model, self._device, engine, plan)
-        self._preprocess = Preprocess(self._device, model.input)
-        self._fusion = make_fusion(model, self._device)
-        self._layout: tuple | None = None
-        self._recorded: Callable[[], None] | None = None
         # On the CPU there is nothing to gain by it.
         self._is_recordable = self._device.name == "cuda" and self._engine.recordable
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """All but the device and the engine."""
+        self.timer = StageTimer()
+        self._outputs: Mapping[str, Array] = {}
+        self._preprocess = Preprocess(self._device, self.model.input)
+        self._fusion = make_fusion(self.model, self._device)
+        self._layout: tuple | None = None
+        self._recorded: Callable[[], None] | None = None
         self._marks: list[Any] = []
+
+    def another(self) -> "Pipeline":
+        """One more on the same device and engine, for images of another camera: its buffers, thresholds and times are
+        its own. They take turns, one at a time: `finish` of the one comes before `start` of the other.
+        """
+        other = copy.copy(self)
+        other._prepare()
+        return other
+
+    def set_fusion(self, **options: Any) -> None:
+        """Changes some of the manifest's options of the fusion, from the next image on.
+
+        Raises:
+            ModelError: naming an option that the family does not have or take so; then all stay as they were.
+        """
+        check_options(self.model.family, options)
+        self.model = dataclasses.replace(self.model, fusion={**self.model.fusion, **options})
+        self._fusion = make_fusion(self.model, self._device)
+        self._layout = self._recorded = None
 
     def __call__(self, image: CameraImage | np.ndarray) -> PanopticFrame:
         """Segments one image, a camera's or uint8 (H, W, 3) BGR; the frame has the image's height and width."""
@@ -105,6 +130,15 @@ class Pipeline:
     def outputs(self) -> dict[str, np.ndarray]:
         """What the network gave for the last image, by the names in the ONNX graph."""
         return {name: self._device.download(array) for name, array in self._outputs.items()}
+
+    @property
+    def engine_key(self) -> str:
+        """What runs the network; see Engine.key."""
+        return self._engine.key
+
+    def device_memory_mib(self) -> float | None:
+        """Of the device's own memory, how much is in use, by all programs; None if it has none of its own."""
+        return None if self._device.name == "cpu" else self._device.used_memory() / 2**20
 
     def _compute(self) -> None:
         """Queues what depends on the image's bytes alone, so that it can be recorded."""

@@ -7,7 +7,6 @@ from typing import Any
 from tqdm import tqdm
 
 from perception_node.bags import BagWriter, typestore
-from perception_node.drivable import drivable_area
 from perception_node.errors import BadImage
 from perception_node.messages import MessageFactory, camera_image
 from perception_node.pipeline import Pipeline
@@ -59,8 +58,7 @@ def replay(pipeline: Pipeline, source: Source, out: Path, overlay: bool = False)
                     typestore().serialize_cdr(info, LABEL_INFO_TYPE),
                 )
             frame = pipeline(image)
-            with pipeline.timer("drivable"):
-                scene = Scene(header, image, frame, drivable_area(frame, taxonomy), taxonomy)
+            scene = Scene(header, image, frame, taxonomy, pipeline.timer)
             for name, output in OUTPUTS.items():
                 if name != "overlay" or overlay:
                     message = output.fill(make, scene)

@@ -1,5 +1,6 @@
 """How long each stage of a frame takes."""
 
+import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ PERCENTILES = (50, 95, 99)
 class StageTimer:
     """Durations by stage, the newest `window` of each.
 
+    Stages can lie within each other: the time of the inner one is not counted in the outer one's.
+
     Example:
         >>> timer = StageTimer()
         >>> with timer("network"):
@@ -23,12 +26,18 @@ class StageTimer:
 
     def __init__(self, window: int = 10_000):
         self._milliseconds: dict[str, deque[float]] = defaultdict(lambda: deque(maxlen=window))
+        self._within = threading.local()  # the milliseconds that inner stages took of the one that this thread is in
 
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.add(stage, (time.perf_counter() - start) * 1e3)
+        before, self._within.milliseconds = getattr(self._within, "milliseconds", 0.0), 0.0
+        start, taken = time.perf_counter(), 0.0
+        try:
+            yield
+            taken = (time.perf_counter() - start) * 1e3
+            self.add(stage, taken - self._within.milliseconds)
+        finally:
+            self._within.milliseconds = before + taken
 
     def add(self, stage: str, milliseconds: float) -> None:
         self._milliseconds[stage].append(milliseconds)

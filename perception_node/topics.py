@@ -1,15 +1,18 @@
 """The node's topics: one table for the node, the recorder and replay."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from perception_node.drivable import drivable_area
 from perception_node.image import CameraImage
 from perception_node.messages import MessageFactory
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import Taxonomy
+from perception_node.timing import StageTimer
 from perception_node.visualize import draw_overlay
 
 NODE = "perception_node"
@@ -18,23 +21,29 @@ LABEL_INFO, LABEL_INFO_TYPE = "label_info", "vision_msgs/msg/LabelInfo"
 DIAGNOSTICS = "/diagnostics"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scene:
-    """One image and all that was perceived in it.
+    """One image and all that was perceived in it. What not every topic needs is computed when first asked for.
 
     Attributes:
         header: the image's std_msgs/Header.
         image: as it came from the camera.
         frame: its segmentation.
-        drivable: uint8 (H, W), 255 drivable, 0 not.
         taxonomy: of the frame's classes.
+        timer: of the stages that are computed here.
     """
 
     header: Any
     image: CameraImage
     frame: PanopticFrame
-    drivable: np.ndarray
     taxonomy: Taxonomy
+    timer: StageTimer = field(default_factory=StageTimer)
+
+    @cached_property
+    def drivable(self) -> np.ndarray:
+        """uint8 (H, W), 255 drivable, 0 not; see perception_node.drivable."""
+        with self.timer("drivable"):
+            return drivable_area(self.frame, self.taxonomy)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 
 from perception_node.bags import BagWriter, open_bag, typestore
 from perception_node.demo.__main__ import _unused_domain, main
+from perception_node.diagnostics import DROPPED
 from perception_node.errors import UserError
 from perception_node.messages import MessageFactory
 from perception_node.model import load_model
@@ -66,9 +67,9 @@ def test_every_frame_is_answered(out):
     assert summary["frames"] == {
         "in": 12,
         "out": 12,
-        "dropped": dict.fromkeys(("transport", "superseded", "refused", "failed", "unrecorded"), 0),
+        "dropped": dict.fromkeys(("transport", *DROPPED, "unrecorded"), 0),
     }
-    assert set(summary["stages_ms"]) == {"preprocess", "network", "fusion", "drivable", "publish"}
+    assert set(summary["stages_ms"]) == {"wait", "preprocess", "network", "fusion", "drivable", "publish"}
     for times in (*summary["stages_ms"].values(), summary["latency_ms"]):
         assert 0 <= times["p50"] <= times["p95"] <= times["p99"]
     assert summary["instances_per_frame"]["max"] >= summary["instances_per_frame"]["mean"] > 0

@@ -1,6 +1,5 @@
 """The node in a process of its own, spoken to through real DDS."""
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -20,11 +19,9 @@ from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from vision_msgs.msg import LabelInfo  # noqa: E402
 
 from perception_node.dds import use_image_profile  # noqa: E402
-from perception_node.errors import DeviceError  # noqa: E402
+from perception_node.diagnostics import DROPPED  # noqa: E402
 from perception_node.messages import MessageFactory, camera_image  # noqa: E402
-from perception_node.model import load_model  # noqa: E402
-from perception_node.node import DEVICE_FAILED, NewestFrame, PerceptionNode, RCLError, main  # noqa: E402
-from perception_node.pipeline import Pipeline  # noqa: E402
+from perception_node.node import main  # noqa: E402
 from perception_node.topics import NODE, OUTPUTS  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -152,12 +149,10 @@ def test_bad_images_are_refused_and_counted_and_the_node_goes_on(node, camera):
             return int(camera.diagnostic("refused")) > refused
 
         camera.spin_until(sent_and_refused)
-    assert camera.answers["diagnostics"][-1].status[0].level == b"\x01"  # WARN
+    assert camera.answers["diagnostics"][-1].status[0].level == b"\x02"  # ERROR: not one could be used
     camera.ask(3, picture, "rgb8")
     camera.spin_until(lambda: camera.diagnostic("waiting") == "0")
-    counts = {
-        name: int(camera.diagnostic(name)) for name in ("received", "processed", "superseded", "refused", "failed")
-    }
+    counts = {name: int(camera.diagnostic(name)) for name in ("received", "processed", *DROPPED)}
     assert counts["refused"] >= 4
     assert counts["failed"] == 0, stop_node(node)
     assert counts["received"] == counts["processed"] + counts["superseded"] + counts["refused"]
@@ -223,8 +218,8 @@ def test_a_node_interrupted_while_it_starts_ends_in_order(monkeypatch):
     """The signal's handler shuts the context down; what the constructor does next fails."""
 
     monkeypatch.setattr(sys, "argv", ["perception_node"])
-    monkeypatch.setattr("perception_node.node.load_model", lambda _: rclpy.shutdown())
-    monkeypatch.setattr("perception_node.node.Pipeline", MagicMock())
+    monkeypatch.setattr("perception_node.worker.load_model", lambda _: rclpy.shutdown())
+    monkeypatch.setattr("perception_node.worker.Pipeline", MagicMock())
     assert main() == 0
 
 
@@ -243,65 +238,3 @@ def test_an_interrupt_raises_nothing_in_a_node_that_is_up(monkeypatch):
     assert main() == 0
     assert ended == ["spin"]
     assert signal.getsignal(signal.SIGINT) == handler
-
-
-@pytest.mark.parametrize("is_up", [True, False])
-def test_a_message_that_dds_does_not_take_is_warned_of(is_up):
-    node, publisher = MagicMock(), MagicMock(topic_name="/overlay")
-    node.context.ok.return_value = is_up
-    publisher.publish.side_effect = RCLError("cannot publish data")
-    with contextlib.nullcontext() if is_up else pytest.raises(RCLError):
-        PerceptionNode._publish(node, publisher, "message")
-    said = [call.args for call in node.get_logger().warning.call_args_list]
-    assert said == [("/overlay: not sent: cannot publish data",)] * is_up
-
-
-def test_no_bgr_is_made_of_an_image_whose_overlay_nobody_sees(monkeypatch, tiny_model):
-    node, make = MagicMock(), MessageFactory.rclpy()
-    node._pipeline, node._make = Pipeline(load_model(tiny_model)), make
-    node._taxonomy = node._pipeline.model.taxonomy
-    node._outputs = {name: MagicMock() for name in OUTPUTS}
-    node._outputs["overlay"].get_subscription_count.return_value = 0
-    monkeypatch.delattr("perception_node.image.CameraImage.bgr")
-    message = make.image(make.header(0, ""), np.zeros((4, 6, 2), np.uint8), "uyvy")
-    PerceptionNode._process(node, message)
-    assert [call.args[0] for call in node._publish.call_args_list] == [
-        publisher for name, publisher in node._outputs.items() if name != "overlay"
-    ]
-
-
-@pytest.fixture
-def failing_node():
-    """A node whose pipeline's device fails at the first image."""
-    node = MagicMock(_counts={"processed": 0, "failed": 0})
-    node._renew_pipeline = lambda failure: PerceptionNode._renew_pipeline(node, failure)
-    node._newest.take.side_effect = ["first", "second", None]
-    node._process.side_effect = [DeviceError("lost"), None]
-    return node
-
-
-def test_after_the_device_failed_the_pipeline_is_made_anew(failing_node):
-    PerceptionNode._work(failing_node)
-    assert failing_node._counts == {"processed": 1, "failed": 1}
-    assert failing_node._pipeline is failing_node._open_pipeline()
-    assert failing_node._pipeline.timer is failing_node._timer
-    assert failing_node.get_logger().error.call_args.args == ("lost; making the pipeline anew",)
-
-
-@pytest.mark.parametrize("error", [DeviceError("lost for good"), TypeError("lost for good")])
-def test_where_no_new_pipeline_works_the_process_ends(failing_node, monkeypatch, error):
-    failing_node._open_pipeline.side_effect = error
-    monkeypatch.setattr("os._exit", sys.exit)
-    with pytest.raises(SystemExit, match=str(DEVICE_FAILED)):
-        PerceptionNode._work(failing_node)
-    said = failing_node.get_logger().fatal.call_args.args
-    assert said == ("no pipeline: lost for good; this process ends, start it again (respawn)",)
-
-
-def test_newest_frame_wins():
-    newest = NewestFrame()
-    assert [newest.put(frame) for frame in "abc"] == [False, True, True]
-    assert newest.take() == "c"
-    assert newest.put("d") is False
-    newest.close()
-    assert newest.take() is None

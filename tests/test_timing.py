@@ -34,3 +34,19 @@ def test_what_fails_is_not_timed():
 def test_percentiles_have_three_decimals():
     assert percentiles([1, 2]) == {"p50": 1.5, "p95": 1.95, "p99": 1.99}
     assert percentiles([1 / 3]) == {"p50": 0.333, "p95": 0.333, "p99": 0.333}
+
+
+def test_an_inner_stage_is_not_counted_in_the_outer_one(monkeypatch):
+    seconds = iter([0.0, 1.0, 1.5, 2.0, 2.25, 4.0])
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: next(seconds))
+    timer = StageTimer()
+    with timer("publish"):
+        with timer("drivable"):
+            pass
+        with timer("overlay"):
+            pass
+    assert {stage: times["p50"] for stage, times in timer.percentiles().items()} == {
+        "drivable": 500,
+        "overlay": 250,
+        "publish": 3250,
+    }

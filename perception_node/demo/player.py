@@ -20,6 +20,7 @@ from perception_node.bags import typestore
 from perception_node.coco import write_json
 from perception_node.dds import use_image_profile
 from perception_node.demo.options import FPS, RATE
+from perception_node.diagnostics import DROPPED
 from perception_node.errors import UserError
 from perception_node.sources import Source, open_source
 from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, NODE
@@ -103,7 +104,7 @@ class Player(Node):
             if "waiting" not in values:
                 continue  # somebody else's
             self._is_seen = int(values["cameras"]) > 0
-            self._turned_down = int(values["refused"]) + int(values["failed"])
+            self._turned_down = sum(int(values[reason]) for reason in DROPPED)
             if values["waiting"] == "0":
                 self._idle_at = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 

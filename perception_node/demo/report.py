@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from perception_node.bags import header_stamp_ns, open_bag
 from perception_node.coco import write_json
+from perception_node.diagnostics import AGE, DROPPED
 from perception_node.errors import UserError
 from perception_node.messages import camera_image
 from perception_node.timing import percentiles
@@ -51,8 +52,8 @@ def summarise(bag: Path, sent: int) -> dict[str, Any]:
     """The figures of a run: frames, stage times, latency, instances.
 
     Latency is from the publication of an image to that of the last message made from it. `sent` is how many images were
-    published. Dropped: "transport" never reached the node, "superseded" gave way to a newer frame, "refused" could not
-    be used, "failed" met an error in the node, "unrecorded" were answered but are not in the bag.
+    published. Dropped: "transport" never reached the node, "unrecorded" were answered but are not in the bag; for the
+    others see perception_node.diagnostics.DROPPED.
     """
     # By stamp and how often it occurred before: cameras may repeat stamps.
     published: dict[tuple[int, int], int] = {}
@@ -85,10 +86,11 @@ def summarise(bag: Path, sent: int) -> dict[str, Any]:
     for key, value in values.items():
         if key.endswith(" ms"):
             stage, percentile, _ = key.split()
-            stages[stage][percentile] = float(value)
+            if stage != AGE:  # since the stamps, which footage has of another day
+                stages[stage][percentile] = float(value)
     dropped = {
         "transport": sent - int(values["received"]),
-        **{reason: int(values[reason]) for reason in ("superseded", "refused", "failed")},
+        **{reason: int(values[reason]) for reason in DROPPED},
         "unrecorded": int(values["processed"]) - len(instances),
     }
     latencies = [(answered[frame] - time_ns) / 1e6 for frame, time_ns in published.items() if frame in answered]

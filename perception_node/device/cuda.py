@@ -132,6 +132,12 @@ class CudaDevice:
                 self.context.modules[cubin] = self._driver.module_from_buffer(cubin)
         return CudaKernels(self.context, cubin)
 
+    def used_memory(self) -> int:
+        """Bytes of the GPU's memory that are in use, by all programs."""
+        with self.context:
+            free, total = self._driver.mem_get_info()
+        return total - free
+
     def _is_done(self, event: "_Lent") -> bool:
         with self.context:
             return event.block.query()
@@ -301,9 +307,7 @@ def present_gpu() -> tuple[str, str]:
 
 def used_memory() -> int:
     """Bytes of the GPU's memory that are in use, by all programs."""
-    with CudaDevice().context:
-        free, total = _driver().mem_get_info()
-    return total - free
+    return CudaDevice().used_memory()
 
 
 def _driver() -> Any:

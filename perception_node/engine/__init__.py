@@ -17,6 +17,9 @@ ENGINES = {"cpu": ("onnxruntime", "openvino"), "cuda": ("tensorrt", "tensorrt_rt
 """The engines of each device; "auto" takes the first that is installed."""
 
 DEVICES = tuple(ENGINES)
+PRECISIONS = ("fp32", "fp16", "int8")
+"""Of TensorRT plans."""
+
 ENGINE_NAMES = ("auto", *(name for names in ENGINES.values() for name in names))
 
 
@@ -45,10 +48,12 @@ class Engine(Protocol):
     """A network ready to run.
 
     Attributes:
+        key: what runs which file, for people.
         inputs, outputs: its tensors.
         recordable: whether Device.record can hold what `infer` queues.
     """
 
+    key: str
     recordable: bool
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from perception_node.engine import TensorSpec
-from perception_node.engine.network import PRECISIONS, Calibration, Network, load_network, prepare, read_calibration
+from perception_node.engine import PRECISIONS, TensorSpec
+from perception_node.engine.network import Calibration, Network, load_network, prepare, read_calibration
 from perception_node.engine.plan import PlanKey, Sidecar, find_plan, load_plan, writable_folder, write_files, write_plan
 from perception_node.engine.progress import Progress, watch
 from perception_node.engine.trt import Library, Messages, open_library

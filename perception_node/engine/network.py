@@ -26,7 +26,6 @@ from perception_node.model import Model
 if TYPE_CHECKING:
     import onnx
 
-PRECISIONS = ("fp32", "fp16", "int8")
 SAME = 1e-4
 """Largest difference of the simplified network's outputs, relative to their largest value, that is rounding."""
 WITH_WEIGHTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")

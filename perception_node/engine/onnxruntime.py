@@ -36,6 +36,7 @@ class OnnxRuntimeEngine:
             self._session = onnxruntime.InferenceSession(str(onnx_path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the library's exceptions share no base class
             raise ModelError(f"{onnx_path}: ONNX Runtime cannot load it: {one_line(error)}") from error
+        self.key = f"onnxruntime {onnxruntime.__version__}, {onnx_path.name}"
         self.inputs = tuple(map(_spec, self._session.get_inputs()))
         self.outputs = tuple(map(_spec, self._session.get_outputs()))
 

@@ -48,6 +48,7 @@ class OpenVinoEngine:
             self._compiled = openvino.Core().compile_model(network, "CPU", settings)
         except Exception as error:  # the library's exceptions share no base class
             raise ModelError(f"{onnx_path}: OpenVINO cannot load it: {_reason(error)}") from error
+        self.key = f"openvino {openvino.__version__}, {onnx_path.name}"
         self.inputs = tuple(map(_spec, self._compiled.inputs))
         self.outputs = tuple(map(_spec, self._compiled.outputs))
 

@@ -60,6 +60,7 @@ class TensorRtEngine:
 
     def __init__(self, device: CudaDevice, library: Library, plan: bytes, name: str):
         self._device, self._library, self._name = device, library, name
+        self.key = f"{library.name} {library.version}, {name}"
         library.listen()
         self._plan = _Plan.shared(device, library, plan, name)
         engine, trt = self._plan.engine, library.trt

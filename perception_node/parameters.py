@@ -1,0 +1,213 @@
+"""The node's parameters: one table for declaring, checking and documenting them."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+
+from perception_node.engine import DEVICES, ENGINE_NAMES, PRECISIONS, PlanOptions, choose_engine
+from perception_node.errors import UserError
+from perception_node.model import DEFAULT_MODEL, Model, check_options, fusion_options
+from perception_node.topics import OUTPUTS
+from perception_node.worker import EngineOptions
+
+AT_ANY_TIME, WHILE_UNCONFIGURED, NEVER = "at any time", "while unconfigured", "never"
+FUSION, PUBLISH = "fusion.", "publish."
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """What a node can be told.
+
+    Attributes:
+        name: as `ros2 param` has it.
+        default: its type is the parameter's.
+        description: for `ros2 param describe` and docs/node.md.
+        change: when it can be: AT_ANY_TIME, WHILE_UNCONFIGURED or NEVER.
+        least, most: range of a number.
+        choices: the values of a word that is one of a few.
+    """
+
+    name: str
+    default: bool | int | float | str
+    description: str
+    change: str = AT_ANY_TIME
+    least: float | None = None
+    most: float | None = None
+    choices: tuple[str, ...] = ()
+
+    def descriptor(self) -> ParameterDescriptor:
+        descriptor = ParameterDescriptor(description=self.description, read_only=self.change == NEVER)
+        descriptor.additional_constraints = f"can be changed {self.change}" + (
+            f"; one of {', '.join(self.choices)}" if self.choices else ""
+        )
+        if None not in (self.least, self.most):
+            if isinstance(self.default, int):
+                descriptor.integer_range = [IntegerRange(from_value=self.least, to_value=self.most, step=1)]
+            else:
+                descriptor.floating_point_range = [FloatingPointRange(from_value=self.least, to_value=self.most)]
+        return descriptor
+
+
+PARAMETERS = (
+    Parameter("autostart", True, "Configure and activate at the start; false leaves it to a lifecycle manager.", NEVER),
+    Parameter(
+        "model", DEFAULT_MODEL, "Model folder, or the name of one that comes with the package.", WHILE_UNCONFIGURED
+    ),
+    Parameter("device", "cpu", "What computes.", WHILE_UNCONFIGURED, choices=DEVICES),
+    Parameter(
+        "engine",
+        "auto",
+        "What runs the network; auto takes the device's first.",
+        WHILE_UNCONFIGURED,
+        choices=ENGINE_NAMES,
+    ),
+    Parameter(
+        "threads", 0, "CPU threads of the network and the kernels; 0 takes all cores.", WHILE_UNCONFIGURED, 0, 256
+    ),
+    Parameter("precision", PlanOptions().precision, "Of the TensorRT plan.", WHILE_UNCONFIGURED, choices=PRECISIONS),
+    Parameter(
+        "auto_build",
+        False,
+        "Build the TensorRT plan if there is none for this GPU; it can take long.",
+        WHILE_UNCONFIGURED,
+    ),
+    Parameter(
+        "allow_unverified", False, "Run a TensorRT plan that others could have written: it is code.", WHILE_UNCONFIGURED
+    ),
+    Parameter(
+        "priority", 1, "Turns for one of a camera with priority 1, of those that share the engine.", AT_ANY_TIME, 1, 100
+    ),
+    Parameter(
+        "max_age",
+        0.0,
+        "Seconds; an image that is older when its turn comes is dropped. 0: none is.",
+        AT_ANY_TIME,
+        0.0,
+        3600.0,
+    ),
+    Parameter(
+        "max_rate",
+        0.0,
+        "Images that are perceived in a second, at most; the others are dropped. 0: all.",
+        AT_ANY_TIME,
+        0.0,
+        1000.0,
+    ),
+    Parameter(
+        "min_score",
+        0.0,
+        "Instances with a lower score are left out; their pixels are unlabelled.",
+        AT_ANY_TIME,
+        0.0,
+        1.0,
+    ),
+    Parameter(
+        "camera_timeout",
+        2.0,
+        "Seconds without an image after which the diagnostics report an error.",
+        AT_ANY_TIME,
+        0.1,
+        3600.0,
+    ),
+    Parameter(
+        "diagnostics_period", 1.0, "Seconds from one message of diagnostics to the next.", AT_ANY_TIME, 0.1, 60.0
+    ),
+    *(Parameter(f"{PUBLISH}{name}", True, f"Publish ~/{name} when somebody subscribes to it.") for name in OUTPUTS),
+)
+
+
+class Parameters:
+    """Declares a node's parameters and keeps their values. Changes are checked first, and refused with a reason.
+
+    Args:
+        node: whose they are.
+        state: what the node's lifecycle state is called now.
+        apply: is called with the changes, by name, that were accepted.
+
+    Raises:
+        rclpy.exceptions.ParameterException: a value that the node was started with is refused.
+    """
+
+    def __init__(self, node: Node, state: Callable[[], str], apply: Callable[[Mapping[str, Any]], None]):
+        self._node, self._state, self._apply = node, state, apply
+        self._values: dict[str, Any] = {}
+        self._known: dict[str, Parameter] = {}
+        self._model: Model | None = None
+        # Humble has no other callback: changes are applied in the one that checks them, after the last check.
+        node.add_on_set_parameters_callback(self._on_set)
+        self._declare(PARAMETERS)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def engine_options(self) -> EngineOptions:
+        names = ("precision", "auto_build", "allow_unverified")
+        plan = PlanOptions(**{name: self[name] for name in names})
+        return EngineOptions(self["model"], self["device"], self["engine"], self["threads"], plan)
+
+    def fusion(self) -> dict[str, Any]:
+        """The options of the fusion."""
+        return {name.removeprefix(FUSION): self[name] for name in self._values if name.startswith(FUSION)}
+
+    def declare_fusion(self, model: Model) -> None:
+        """Declares the numbers among the model's options of the fusion, with the manifest's values as defaults."""
+        self._model = model
+        self._declare(
+            Parameter(
+                FUSION + name,
+                # YAML has 0 and 0.0, parameters have types.
+                float(model.fusion[name]) if "number" in schema["type"] else model.fusion[name],
+                schema["description"],
+                least=schema.get("minimum"),
+                most=schema.get("maximum"),
+            )
+            for name, schema in fusion_options(model.family).items()
+            if isinstance(model.fusion[name], (bool, int, float))
+        )
+
+    def undeclare_fusion(self) -> None:
+        for name in [name for name in self._known if name.startswith(FUSION)]:
+            self._node.undeclare_parameter(name)
+            del self._known[name], self._values[name]
+        self._model = None
+
+    def _declare(self, parameters: Iterable[Parameter]) -> None:
+        for parameter in parameters:
+            self._known[parameter.name] = parameter
+            self._node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+
+    def _on_set(self, parameters: Iterable[Any]) -> SetParametersResult:
+        changes = {parameter.name: parameter.value for parameter in parameters if parameter.name in self._known}
+        before = self._values
+        try:
+            for name, value in changes.items():
+                self._check(self._known[name], value)
+            values = {**before, **changes}
+            if changes.keys() & {"device", "engine"}:
+                choose_engine(values["device"], values.get("engine", "auto"))
+            if self._model is not None:
+                options = {name.removeprefix(FUSION): changes[name] for name in changes if name.startswith(FUSION)}
+                check_options(self._model.family, options)
+            self._values = values
+            if changes and changes.keys() <= before.keys():  # not what is only being declared
+                self._apply(changes)
+        except UserError as error:
+            self._values = before
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _check(self, parameter: Parameter, value: Any) -> None:
+        """Raises UserError where the value, or changing it now, is not allowed. Types and ranges rclpy has checked."""
+        name = parameter.name
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{name}: {value}; expected: a finite number")
+        if parameter.choices and name not in ("device", "engine") and value not in parameter.choices:
+            raise UserError(f"{name}: {value!r}; expected: {', '.join(parameter.choices)}")
+        is_change = name in self._values and value != self._values[name]
+        if is_change and parameter.change == WHILE_UNCONFIGURED and self._state() != "unconfigured":
+            problem = f"can be changed only while the node is unconfigured, it is {self._state()}"
+            raise UserError(f"{name}: {problem}; ros2 lifecycle set {self._node.get_fully_qualified_name()} cleanup")

@@ -61,20 +61,20 @@ class PerceptionNode(LifecycleNode):
     """
 
     def __init__(self, workers: Workers | None = None, **options: Any) -> None:
-        super().__init__(NODE, **options)
         self.state = UNCONFIGURED
         self._workers = workers or Workers()
         self._worker: Worker | None = None
         self._make = MessageFactory.rclpy()
         self._figures = Diagnostics()
         self.timer, self.fusion = self._figures.timer, {}
-        self._settings = Parameters(self, lambda: self.state, self._apply)
         self._not_before = 0.0
         self._camera_info: CameraInfo | None = None
         self._outputs: dict[str, Any] = {}
         self._label_info: Any = None
         self._inputs: list[Any] = []
         self._publishing: ThreadPoolExecutor | None = None
+        super().__init__(NODE, **options)  # from here on rclpy destroys the node if the process ends
+        self._settings = Parameters(self, lambda: self.state, self._apply)
         self._diagnostics = self.create_publisher(DiagnosticArray, DIAGNOSTICS, 10)
         # Not in ROS time, which stands still, or jumps back, with a bag's.
         self._diagnostics_timer = self.create_timer(
@@ -241,10 +241,10 @@ class PerceptionNode(LifecycleNode):
         for publisher in (*self._outputs.values(), self._label_info):
             self.destroy_publisher(publisher)
         self._outputs, self._label_info, self._camera_info = {}, None, None
-        self._settings.undeclare_fusion()
         self.fusion = {}
         if self._worker is not None:
             worker, self._worker = self._worker, None
+            self._settings.undeclare_fusion()
             self._workers.leave(self, worker)
 
     def _free(self) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
@@ -26,97 +27,52 @@ class Parameter:
         name: as `ros2 param` has it.
         default: its type is the parameter's.
         description: for `ros2 param describe` and docs/node.md.
-        change: when it can be: AT_ANY_TIME, WHILE_UNCONFIGURED or NEVER.
-        least, most: range of a number.
+        range: the least and the most of a number.
         choices: the values of a word that is one of a few.
+        change: when it can be: AT_ANY_TIME, WHILE_UNCONFIGURED or NEVER.
     """
 
     name: str
     default: bool | int | float | str
     description: str
-    change: str = AT_ANY_TIME
-    least: float | None = None
-    most: float | None = None
+    range: tuple[float, float] | None = None
     choices: tuple[str, ...] = ()
+    change: str = AT_ANY_TIME
 
     def descriptor(self) -> ParameterDescriptor:
         descriptor = ParameterDescriptor(description=self.description, read_only=self.change == NEVER)
-        descriptor.additional_constraints = f"can be changed {self.change}" + (
-            f"; one of {', '.join(self.choices)}" if self.choices else ""
-        )
-        if None not in (self.least, self.most):
+        descriptor.additional_constraints = f"can be changed {self.change}"
+        if self.choices:
+            descriptor.additional_constraints += f"; one of {', '.join(self.choices)}"
+        if self.range is not None:
+            least, most = self.range
             if isinstance(self.default, int):
-                descriptor.integer_range = [IntegerRange(from_value=self.least, to_value=self.most, step=1)]
+                descriptor.integer_range = [IntegerRange(from_value=least, to_value=most, step=1)]
             else:
-                descriptor.floating_point_range = [FloatingPointRange(from_value=self.least, to_value=self.most)]
+                descriptor.floating_point_range = [FloatingPointRange(from_value=float(least), to_value=float(most))]
         return descriptor
 
 
+_when_configured = partial(Parameter, change=WHILE_UNCONFIGURED)
+
 PARAMETERS = (
-    Parameter("autostart", True, "Configure and activate at the start; false leaves it to a lifecycle manager.", NEVER),
+    Parameter("autostart", True, "Start by itself; false leaves that to a lifecycle manager.", change=NEVER),
+    _when_configured("model", DEFAULT_MODEL, "Model folder, or the name of one that comes with the package."),
+    _when_configured("device", "cpu", "What computes.", choices=DEVICES),
+    _when_configured("engine", "auto", "What runs the network; auto: the device's first.", choices=ENGINE_NAMES),
+    _when_configured("threads", 0, "CPU threads of the network and the kernels; 0: all cores.", range=(0, 256)),
+    _when_configured("precision", PlanOptions().precision, "Of the TensorRT plan.", choices=PRECISIONS),
+    _when_configured("auto_build", False, "Build the TensorRT plan if there is none for this GPU; it can take long."),
+    _when_configured("allow_unverified", False, "Run a TensorRT plan that others could have written: it is code."),
+    Parameter("priority", 1, "Turns for one of a camera with priority 1 that shares the engine.", range=(1, 100)),
     Parameter(
-        "model", DEFAULT_MODEL, "Model folder, or the name of one that comes with the package.", WHILE_UNCONFIGURED
+        "max_age", 0.0, "Seconds; an image that is older when its turn comes is dropped. 0: none.", range=(0, 3600)
     ),
-    Parameter("device", "cpu", "What computes.", WHILE_UNCONFIGURED, choices=DEVICES),
-    Parameter(
-        "engine",
-        "auto",
-        "What runs the network; auto takes the device's first.",
-        WHILE_UNCONFIGURED,
-        choices=ENGINE_NAMES,
-    ),
-    Parameter(
-        "threads", 0, "CPU threads of the network and the kernels; 0 takes all cores.", WHILE_UNCONFIGURED, 0, 256
-    ),
-    Parameter("precision", PlanOptions().precision, "Of the TensorRT plan.", WHILE_UNCONFIGURED, choices=PRECISIONS),
-    Parameter(
-        "auto_build",
-        False,
-        "Build the TensorRT plan if there is none for this GPU; it can take long.",
-        WHILE_UNCONFIGURED,
-    ),
-    Parameter(
-        "allow_unverified", False, "Run a TensorRT plan that others could have written: it is code.", WHILE_UNCONFIGURED
-    ),
-    Parameter(
-        "priority", 1, "Turns for one of a camera with priority 1, of those that share the engine.", AT_ANY_TIME, 1, 100
-    ),
-    Parameter(
-        "max_age",
-        0.0,
-        "Seconds; an image that is older when its turn comes is dropped. 0: none is.",
-        AT_ANY_TIME,
-        0.0,
-        3600.0,
-    ),
-    Parameter(
-        "max_rate",
-        0.0,
-        "Images that are perceived in a second, at most; the others are dropped. 0: all.",
-        AT_ANY_TIME,
-        0.0,
-        1000.0,
-    ),
-    Parameter(
-        "min_score",
-        0.0,
-        "Instances with a lower score are left out; their pixels are unlabelled.",
-        AT_ANY_TIME,
-        0.0,
-        1.0,
-    ),
-    Parameter(
-        "camera_timeout",
-        2.0,
-        "Seconds without an image after which the diagnostics report an error.",
-        AT_ANY_TIME,
-        0.1,
-        3600.0,
-    ),
-    Parameter(
-        "diagnostics_period", 1.0, "Seconds from one message of diagnostics to the next.", AT_ANY_TIME, 0.1, 60.0
-    ),
-    *(Parameter(f"{PUBLISH}{name}", True, f"Publish ~/{name} when somebody subscribes to it.") for name in OUTPUTS),
+    Parameter("max_rate", 0.0, "Images perceived in a second, at most; others are dropped. 0: none.", range=(0, 1000)),
+    Parameter("min_score", 0.0, "Instances of a lower score are left out, their pixels unlabelled.", range=(0, 1)),
+    Parameter("camera_timeout", 2.0, "Seconds without an image that diagnostics take for an error.", range=(0.1, 3600)),
+    Parameter("diagnostics_period", 1.0, "Seconds from one message of diagnostics to the next.", range=(0.1, 60)),
+    *(Parameter(PUBLISH + name, True, f"Publish ~/{name} when somebody subscribes to it.") for name in OUTPUTS),
 )
 
 
@@ -162,8 +118,7 @@ class Parameters:
                 # YAML has 0 and 0.0, parameters have types.
                 float(model.fusion[name]) if "number" in schema["type"] else model.fusion[name],
                 schema["description"],
-                least=schema.get("minimum"),
-                most=schema.get("maximum"),
+                range=(schema["minimum"], schema["maximum"]) if {"minimum", "maximum"} <= schema.keys() else None,
             )
             for name, schema in fusion_options(model.family).items()
             if isinstance(model.fusion[name], (bool, int, float))

@@ -1,0 +1,144 @@
+"""Turns, taken on this thread as the worker would."""
+
+import threading
+from collections import Counter
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from perception_node.scheduler import Scheduler
+
+TIMEOUT_S = 60
+
+
+class Turns:
+    """A scheduler whose cameras are words, and what was done in their turns."""
+
+    def __init__(self, **priorities):
+        self.scheduler, self.done = Scheduler(), []
+        for camera, priority in priorities.items():
+            self.scheduler.add(camera, lambda message, camera=camera: self.done.append((camera, message)), priority)
+
+    def take(self):
+        work = self.scheduler.take(timeout_s=0)
+        if work is not None:
+            work()
+        return work
+
+
+def test_newest_frame_wins():
+    turns = Turns(front=1)
+    assert [turns.scheduler.put("front", message) for message in "abc"] == [False, True, True]
+    turns.take()
+    assert turns.done == [("front", "c")]
+    assert turns.take() is None
+
+
+def test_a_camera_has_its_next_turn_when_it_is_ready():
+    turns = Turns(front=1)
+    turns.scheduler.put("front", "a")
+    turns.take()
+    turns.scheduler.put("front", "b")
+    assert turns.take() is None
+    turns.scheduler.ready("front")
+    turns.take()
+    assert turns.done == [("front", "a"), ("front", "b")]
+
+
+def test_cameras_take_turns():
+    turns = Turns(front=1, rear=1)
+    for round_ in range(3):
+        for camera in ("rear", "front"):
+            turns.scheduler.put(camera, round_)
+        for camera in ("front", "rear"):
+            turns.take()
+            turns.scheduler.ready(camera)
+    assert turns.done == [(camera, round_) for round_ in range(3) for camera in ("front", "rear")]
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=5))
+def test_of_cameras_that_always_wait_each_gets_turns_by_its_priority(priorities):
+    cameras = {f"camera {index}": priority for index, priority in enumerate(priorities)}
+    turns = Turns(**cameras)
+    for _ in range(10 * sum(priorities)):
+        for camera in cameras:
+            turns.scheduler.put(camera, "image")
+            turns.scheduler.ready(camera)
+        turns.take()
+    got = Counter(camera for camera, _ in turns.done)
+    for camera, priority in cameras.items():
+        assert abs(got[camera] - 10 * priority) <= len(cameras)
+
+
+def test_a_camera_that_was_silent_has_saved_no_turns_up():
+    turns = Turns(front=1, rear=1)
+    for _ in range(100):
+        turns.scheduler.put("front", "image")
+        turns.take()
+        turns.scheduler.ready("front")
+    turns.done.clear()
+    for _ in range(10):
+        for camera in ("front", "rear"):
+            turns.scheduler.put(camera, "image")
+            turns.scheduler.ready(camera)
+        turns.take()
+    assert Counter(camera for camera, _ in turns.done) == {"front": 5, "rear": 5}
+
+
+def test_a_slow_camera_holds_up_no_other():
+    turns = Turns(slow=9, fast=1)
+    turns.scheduler.put("slow", 0)
+    turns.take()  # and is not ready again
+    for number in range(5):
+        turns.scheduler.put("slow", number)
+        turns.scheduler.put("fast", number)
+        turns.take()
+        turns.scheduler.ready("fast")
+    assert turns.done == [("slow", 0), *(("fast", number) for number in range(5))]
+
+
+def test_a_priority_can_change():
+    turns = Turns(front=1, rear=1)
+    turns.scheduler.set_priority("rear", 3)
+    for _ in range(8):
+        for camera in ("front", "rear"):
+            turns.scheduler.put(camera, "image")
+            turns.scheduler.ready(camera)
+        turns.take()
+    assert Counter(camera for camera, _ in turns.done) == {"front": 2, "rear": 6}
+
+
+def test_calls_come_before_images():
+    turns = Turns(front=1)
+    turns.scheduler.put("front", "image")
+    turns.scheduler.call(lambda: turns.done.append("call"))
+    turns.take()
+    turns.take()
+    assert turns.done == ["call", ("front", "image")]
+
+
+def test_removing_a_camera_waits_for_its_turn_to_end():
+    turns = Turns(front=1)
+    turns.scheduler.put("front", "a")
+    assert turns.scheduler.take(timeout_s=0) is not None  # at work
+    turns.scheduler.put("front", "b")
+    lost = []
+    remover = threading.Thread(target=lambda: lost.append(turns.scheduler.remove("front")))
+    remover.start()
+    while "front" in turns.scheduler._slots:
+        remover.join(0.001)
+    assert lost == []
+    assert turns.take() is None  # the worker comes back: its turn has ended
+    remover.join(TIMEOUT_S)
+    assert lost == [True]
+    turns.scheduler.ready("front")  # of what is still being published: no matter
+
+
+def test_who_waits_for_work_is_let_go_at_the_end():
+    scheduler, got = Scheduler(), []
+    waiter = threading.Thread(target=lambda: got.append(scheduler.take()))
+    waiter.start()
+    scheduler.close()
+    waiter.join(TIMEOUT_S)
+    assert got == [None]
+    assert scheduler.is_closed

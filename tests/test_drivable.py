@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from perception_node.drivable import drivable_area
+from perception_node.drivable import connected_surface, drivable_area
 from perception_node.panoptic import UNLABELLED, PanopticFrame
 from perception_node.taxonomy import Category, Taxonomy
 
@@ -21,7 +21,7 @@ def area(*rows):
     class_map = np.array([[SYMBOLS[letter] for letter in row] for row in rows], np.uint8)
     instance_map = np.where(class_map == 2, 1, 0).astype(np.uint16)
     frame = PanopticFrame.from_maps(class_map, instance_map, np.full(class_map.shape, 255, np.uint8))
-    mask = drivable_area(frame, TAXONOMY)
+    mask = drivable_area(connected_surface(frame, TAXONOMY), frame)
     assert mask.dtype == np.uint8
     assert set(np.unique(mask)) <= {0, 255}
     return ["".join("#" if pixel else " " for pixel in row) for row in mask]
@@ -56,4 +56,4 @@ def test_instances_of_a_drivable_class_are_not_drivable():
     taxonomy = Taxonomy([Category(0, "road", (0, 0, 0), drivable=True), Category(1, "ramp", (0, 0, 1), True, True)])
     class_map = np.array([[0, 1, 0], [0, 0, 0]], np.uint8)
     frame = PanopticFrame.from_maps(class_map, class_map.astype(np.uint16), class_map)
-    assert drivable_area(frame, taxonomy).tolist() == [[255, 0, 255], [255, 255, 255]]
+    assert connected_surface(frame, taxonomy).tolist() == [[255, 0, 255], [255, 255, 255]]

@@ -49,8 +49,8 @@ class GridOptions:
         grid_resolution: side of a cell, metres.
         grid_x_min, grid_x_max: how far the grid reaches ahead in the base frame, metres.
         grid_half_width: how far to either side, metres.
-        grid_margin: around the feet of instances, metres: cells whose middle is within it are occupied. Costmaps inflate
-            what they get anyway.
+        grid_margin: around the feet of instances, metres: cells whose middle is within it are occupied. Costmaps
+            inflate what they get anyway.
         max_footprint: what shows more metres of ground in a pixel is too far.
         min_confidence: 0 to 1; ground of which the network is less sure is unknown.
         free_space_bearings: of the free space.
@@ -128,8 +128,8 @@ class FreeSpace:
 
     Attributes:
         angles: float32 (N,), radians, counterclockwise from ahead, in equal steps.
-        ranges: float32 (N,), metres from the base frame's origin; NaN where no ground is seen. What lies before the first
-            ground that is seen (under the bonnet, below the image) is not judged.
+        ranges: float32 (N,), metres from the base frame's origin; NaN where no ground is seen. What lies before the
+            first ground that is seen (under the bonnet, below the image) is not judged.
         ends: uint8 (N,), what is there: BLOCKED, FOOT, BODY or HIDDEN; DOUBTFUL, or NO_GROUND at the limit of sight.
         range_max: metres.
     """
@@ -153,7 +153,8 @@ class Ground:
     Attributes:
         camera, mounting, options: as given.
         ground_xy: float32 (H, W, 2), metres in the base frame: what the middle of each pixel shows; NaN for none.
-        feet_xy: float32 (H, W, 2): where an obstacle stands whose lowest pixel this is, half-way to the next nearer one.
+        feet_xy: float32 (H, W, 2): where an obstacle stands whose lowest pixel this is: half-way to the next
+            nearer pixel.
         footprint: float32 (H, W), metres of ground in a pixel, along the longer side; infinite for none.
         pixels_per_radian: in the middle of the image.
 
@@ -172,15 +173,15 @@ class Ground:
         camera: Camera,
         mounting: Mounting,
         taxonomy: Taxonomy,
-        options: GridOptions = GridOptions(),  # noqa: B008, it is frozen
+        options: GridOptions = GridOptions(),
     ):
         self.device, self.camera, self.mounting, self.options = device, camera, mounting, options
         directions = camera.rays(camera.pixel_grid()) @ mounting.rotation.T
         ground = self._hit(directions)
         size = camera.height, camera.width
         self.footprint = _footprint(ground.reshape(*size, 2))
-        middle = np.array([camera.width / 2, camera.height / 2])
-        self.pixels_per_radian = 2 / float(np.linalg.norm(np.subtract(*camera.rays([middle - (1, 0), middle + (1, 0)]))))
+        left, right = camera.rays([(camera.width / 2 + step, camera.height / 2) for step in (-1, 1)])
+        self.pixels_per_radian = 2 / float(np.linalg.norm(right - left))
         nearer = self._nearer(ground)
         feet = np.full_like(ground, np.nan)
         has_nearer = nearer >= 0
@@ -301,8 +302,8 @@ class Ground:
         options, angles = self.options, np.degrees(self.mounting.angles())
         return (
             f"{angles[0]:.1f} degrees (positive looks down; roll {angles[1]:.1f}, yaw {angles[2]:.1f}, "
-            f"{self.mounting.height_m:.2f} m above the ground): the camera sees no ground within {options.grid_x_min} to "
-            f"{options.grid_x_max} m ahead and {options.grid_half_width} m to the sides at {options.max_footprint} m a "
+            f"{self.mounting.height_m:.2f} m above the ground): the camera sees no ground within {options.grid_x_min} "
+            f"to {options.grid_x_max} m ahead and {options.grid_half_width} m to the sides at {options.max_footprint} m a "
             "pixel at most; expected: a mounting that looks at the ground, or a larger grid"
         )
 

@@ -16,7 +16,6 @@ from perception_node.errors import BadCalibration, UserError
 from perception_node.ground import (
     BLOCKED,
     BODY,
-    DOUBTFUL,
     FOOT,
     FREE,
     HIDDEN,
@@ -152,7 +151,7 @@ def test_points_are_the_pixels_ground_and_of_obstacles_the_foot():
 
 
 def test_free_space_ends_where_something_begins():
-    """Each bearing goes from the middle of the picture outwards; pixels are a metre."""
+    """Each bearing goes from the middle of the picture outwards; pixels are a metre, of which it tells a tenth."""
     options = GridOptions(1.0, -3.0, 3.0, 3.0, free_space_bearings=360)
     sight = sight_of(from_above(options), picture("rrrrrr", "rccccr", "rrrrrr", "prrrrr", "prrrrr", "rrrrrr"))
     free = sight.free_space
@@ -165,13 +164,13 @@ def test_free_space_ends_where_something_begins():
         return free.angles[chosen], free.ranges[chosen], set(free.ends[chosen].tolist())
 
     angles, ranges, ends = along(-55, 55)  # the car, a metre ahead
-    np.testing.assert_allclose(ranges, 1 / np.cos(angles), atol=0.02)
+    np.testing.assert_allclose(ranges, 1 / np.cos(angles), atol=0.06)
     assert ends == {FOOT}
     angles, ranges, ends = along(95, 130)  # the pavement, two metres to the left
-    np.testing.assert_allclose(ranges, 2 / np.sin(angles), atol=0.02)
+    np.testing.assert_allclose(ranges, 2 / np.sin(angles), atol=0.06)
     assert ends == {BLOCKED}
     angles, ranges, ends = along(-130, -70)  # the image's edge, three metres to the right
-    np.testing.assert_allclose(ranges, -3 / np.sin(angles), atol=0.02)
+    np.testing.assert_allclose(ranges, -3 / np.sin(angles), atol=0.06)
     assert ends == {NO_GROUND}
 
 
@@ -386,7 +385,13 @@ def middles_of(ground):
 
 @pytest.mark.parametrize(
     ("camera", "mounting", "seed"),
-    [("480x360", "low", 0), ("480x360", "rolled", 1), ("480x360", "high", 2), ("560x420", "low", 3), ("fisheye", "rolled", 0)],
+    [
+        ("480x360", "low", 0),
+        ("480x360", "rolled", 1),
+        ("480x360", "high", 2),
+        ("560x420", "low", 3),
+        ("fisheye", "rolled", 0),
+    ],
 )
 def test_the_grid_and_the_objects_from_true_masks(camera, mounting, seed):
     ground, scene = ground_of(camera, mounting), street(seed)
@@ -460,8 +465,7 @@ def test_free_space_from_true_masks():
 
 def test_a_camera_that_is_turned_sees_the_ground_turned():
     camera, frame = pinhole(96, 72, 80.0), noise(np.random.default_rng(1), (72, 96))
-    ahead, left = (
-        sight_of(Ground(DEVICE, camera, mounted(1.5, 14.0, 2.0, yaw), CAMVID, GridOptions(grid_x_min=-40.0)), frame).points
-        for yaw in (0, 90)
-    )
+    options = GridOptions(grid_x_min=-40.0)
+    mountings = (mounted(1.5, 14.0, 2.0, yaw) for yaw in (0, 90))
+    ahead, left = (sight_of(Ground(DEVICE, camera, each, CAMVID, options), frame).points for each in mountings)
     np.testing.assert_allclose(left, np.stack([-ahead[..., 1], ahead[..., 0], ahead[..., 2]], 2), atol=1e-4)

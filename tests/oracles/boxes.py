@@ -36,7 +36,8 @@ class Box:
         x, y = origin[0] - self.x, origin[1] - self.y
         c, s = np.cos(self.yaw), np.sin(self.yaw)
         start = c * x + s * y, c * y - s * x, origin[2]
-        along = c * directions[:, 0] + s * directions[:, 1], c * directions[:, 1] - s * directions[:, 0], directions[:, 2]
+        dx, dy, dz = directions.T
+        along = c * dx + s * dy, c * dy - s * dx, dz
         sides = (
             (-self.length / 2, self.length / 2),
             (-self.width / 2, self.width / 2),

@@ -41,20 +41,25 @@ def connected_surface(frame: PanopticFrame, taxonomy: Taxonomy) -> np.ndarray:
     return reached.take(components)
 
 
-def drivable_area(connected: np.ndarray, frame: PanopticFrame, margin: float = MARGIN) -> np.ndarray:
-    """The connected surface without a margin around instances.
+def without_margin(connected: np.ndarray, frame: PanopticFrame, margin: float = MARGIN) -> np.ndarray:
+    """A connected surface without the margin around instances.
 
     Args:
-        connected: of connected_surface.
+        connected: uint8 (H, W), of connected_surface.
         frame: the same.
         margin: as part of the image's height, to the nearest pixel; along rows and columns alike, so that it is wider
             at corners.
 
     Returns:
-        uint8 (H, W), 255 drivable, 0 not.
+        uint8 (H, W), 255 or 0.
     """
     pixels = round(margin * connected.shape[0])
     if not pixels or not frame.instances:
         return connected
     near = cv2.dilate((frame.instance_map > 0).view(np.uint8), np.ones((2 * pixels + 1,) * 2, np.uint8))
     return cv2.bitwise_and(connected, connected, mask=1 - near)
+
+
+def drivable_area(frame: PanopticFrame, taxonomy: Taxonomy, margin: float = MARGIN) -> np.ndarray:
+    """The connected surface without the margin around instances: uint8 (H, W), 255 drivable, 0 not."""
+    return without_margin(connected_surface(frame, taxonomy), frame, margin)

@@ -303,8 +303,8 @@ class Ground:
         return (
             f"{angles[0]:.1f} degrees (positive looks down; roll {angles[1]:.1f}, yaw {angles[2]:.1f}, "
             f"{self.mounting.height_m:.2f} m above the ground): the camera sees no ground within {options.grid_x_min} "
-            f"to {options.grid_x_max} m ahead and {options.grid_half_width} m to the sides at {options.max_footprint} m a "
-            "pixel at most; expected: a mounting that looks at the ground, or a larger grid"
+            f"to {options.grid_x_max} m ahead and {options.grid_half_width} m to the sides at {options.max_footprint} m "
+            "a pixel at most; expected: a mounting that looks at the ground, or a larger grid"
         )
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from perception_node.drivable import connected_surface, drivable_area
+from perception_node.drivable import drivable_area, without_margin
 from perception_node.panoptic import UNLABELLED, PanopticFrame
 from perception_node.taxonomy import Category, Taxonomy
 
@@ -21,7 +21,7 @@ def area(*rows):
     class_map = np.array([[SYMBOLS[letter] for letter in row] for row in rows], np.uint8)
     instance_map = np.where(class_map == 2, 1, 0).astype(np.uint16)
     frame = PanopticFrame.from_maps(class_map, instance_map, np.full(class_map.shape, 255, np.uint8))
-    mask = drivable_area(connected_surface(frame, TAXONOMY), frame)
+    mask = drivable_area(frame, TAXONOMY)
     assert mask.dtype == np.uint8
     assert set(np.unique(mask)) <= {0, 255}
     return ["".join("#" if pixel else " " for pixel in row) for row in mask]
@@ -56,4 +56,25 @@ def test_instances_of_a_drivable_class_are_not_drivable():
     taxonomy = Taxonomy([Category(0, "road", (0, 0, 0), drivable=True), Category(1, "ramp", (0, 0, 1), True, True)])
     class_map = np.array([[0, 1, 0], [0, 0, 0]], np.uint8)
     frame = PanopticFrame.from_maps(class_map, class_map.astype(np.uint16), class_map)
-    assert connected_surface(frame, taxonomy).tolist() == [[255, 0, 255], [255, 255, 255]]
+    assert drivable_area(frame, taxonomy).tolist() == [[255, 0, 255], [255, 255, 255]]
+
+
+def test_a_margin_around_instances():
+    """A tenth of ten rows is a pixel, along rows and columns alike; classes that are no instances have none."""
+    class_map = np.zeros((10, 9), np.uint8)
+    class_map[4:6, 3:5], class_map[0] = 2, 1
+    frame = PanopticFrame.from_maps(class_map, (class_map == 2).astype(np.uint16), class_map)
+    expected = np.full((10, 9), 255)
+    expected[3:7, 2:6] = expected[0] = 0
+    np.testing.assert_array_equal(drivable_area(frame, TAXONOMY, 0.1), expected)
+    np.testing.assert_array_equal(drivable_area(frame, TAXONOMY, 0.0) == 0, class_map > 0)
+
+
+def test_the_margin_closes_no_way():
+    """What is connected is found before: behind a gap between two cars the road goes on."""
+    class_map = np.zeros((10, 9), np.uint8)
+    class_map[5, :4], class_map[5, 5:] = 2, 2
+    frame = PanopticFrame.from_maps(class_map, (class_map == 2).astype(np.uint16), class_map)
+    area = without_margin(np.where(class_map == 0, 255, 0).astype(np.uint8), frame, 0.1)
+    np.testing.assert_array_equal(area, drivable_area(frame, TAXONOMY, 0.1))
+    np.testing.assert_array_equal(area[:, 0], [255] * 4 + [0] * 3 + [255] * 3)

@@ -10,12 +10,25 @@ from typing import Any
 
 import yaml
 from rosbags.highlevel import AnyReader
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from perception_node.errors import SourceError, one_line
 
+_FOREVER = QosTime(9223372036, 854775807)
+_LATCHED = Qos(
+    QosHistory.KEEP_LAST,
+    1,
+    QosReliability.RELIABLE,
+    QosDurability.TRANSIENT_LOCAL,
+    _FOREVER,
+    _FOREVER,
+    QosLiveliness.AUTOMATIC,
+    _FOREVER,
+    False,
+)
 _VISION_MSGS = Path(__file__).parent / "interfaces" / "vision_msgs" / "msg"
 
 
@@ -121,10 +134,14 @@ class BagWriter:
             )
         self._connections: dict[str, Any] = {}
 
-    def write(self, topic: str, message_type: str, time_ns: int, cdr: bytes | memoryview) -> None:
-        """Adds one serialized message."""
+    def write(
+        self, topic: str, message_type: str, time_ns: int, cdr: bytes | memoryview, latched: bool = False
+    ) -> None:
+        """Adds one serialized message. A topic that is `latched` when it begins is played to those who join late too."""
         if topic not in self._connections:
-            self._connections[topic] = self._writer.add_connection(topic, message_type, typestore=typestore())
+            self._connections[topic] = self._writer.add_connection(
+                topic, message_type, typestore=typestore(), offered_qos_profiles=[_LATCHED] if latched else []
+            )
         self._writer.write(self._connections[topic], time_ns, cdr)
 
     def __enter__(self) -> "BagWriter":

@@ -43,6 +43,7 @@ def main() -> None:
     perception segment images/ --out out/images --truth labels/
     perception evaluate out/images/panoptic.json labels/ --report out/images/report.html
     perception replay recording/ --out out/replayed
+    perception simulate --out out/street --seed 7
     perception import network.onnx --family semantic --taxonomy cityscapes --out engines/mine
     perception fuse outputs.npz --family center_offset --taxonomy cityscapes --size 1024x2048 --out frame.npz
     perception build engines/mine --precision fp16
@@ -216,6 +217,56 @@ def replay(
 
     source = open_source(bag, topic)
     _report(run(Pipeline(load_model(model), **computing), source, out, overlay), out, as_json)
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Bag to write; an old bag is replaced.")
+@click.option("--seed", default=7, show_default=True, type=click.IntRange(0), help="Of all that is random.")
+@click.option("--frames", default=300, show_default=True, type=click.IntRange(1), help="Length of the drive.")
+@click.option("--fps", default=10.0, show_default=True, type=click.FloatRange(0, 1000, min_open=True))
+@click.option("--size", default="480x360", show_default=True, metavar="WxH", help="Width and height of the images.")
+@click.option("--weather", help="day, overcast, dusk or rain. Default: by the seed.")
+@click.option("--camera", type=click.Path(path_type=Path, dir_okay=False), help="Calibration (ROS YAML); has a size.")
+@click.option("--mounting", type=click.Path(path_type=Path, dir_okay=False), help="Height and angles (YAML).")
+def simulate(
+    out: Path,
+    seed: int,
+    frames: int,
+    fps: float,
+    size: str,
+    weather: str | None,
+    camera: Path | None,
+    mounting: Path | None,
+) -> None:
+    """Simulate a drive along a street and write a bag of it, with its exact truth.
+
+    \b
+    perception simulate --out out/street --seed 7 --frames 100 --weather rain
+
+    The bag has the camera (/camera/image_raw, /camera/camera_info), its place (/tf_static, /tf) and the truth of every
+    image: /truth/class_map, instance_map, depth, drivable_area, drivable_grid, instances, objects, odometry. The other
+    verbs take a drive by its seed, without a bag: `perception segment street:7 --out out/seen`.
+    """
+    from perception_node.camera import Camera
+    from perception_node.mounting import Mounting
+    from perception_node.simulation.recording import parse_size, write_bag
+    from perception_node.simulation.street import Street
+
+    try:
+        size_wh = parse_size(size)
+    except ValueError as error:
+        raise UserError(f"--size {size!r}: expected: WIDTHxHEIGHT in pixels, e.g. 480x360") from error
+    street = Street(
+        seed,
+        frames,
+        fps,
+        camera=Camera.from_yaml(camera) if camera else None,
+        mounting=Mounting.from_yaml(mounting) if mounting else None,
+        weather=weather,
+        size=size_wh,
+    )
+    write_bag(street, out)
+    click.echo(f"{frames} frames, {street.camera.width}x{street.camera.height}, {street.weather}, seed {seed} -> {out}")
 
 
 @main.command()

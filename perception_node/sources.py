@@ -97,7 +97,8 @@ def open_source(path: Path, topic: str | None = None, fps: float | None = None, 
     """The footage at `path`.
 
     Args:
-        path: a video, an image, a folder of images, or a rosbag2 (its folder or its .mcap or .db3 file).
+        path: a video, an image, a folder of images, a rosbag2 (its folder or its .mcap or .db3 file), or a simulated
+            drive, e.g. street:7 (see perception_node.simulation.recording.street_source).
         topic: of the images in a bag; without it, the bag's only image topic.
         fps: of a folder of images, 10 if not given; of a video, its own if not given.
         start_ns: the first frame's stamp, for footage that has none of its own.
@@ -105,6 +106,10 @@ def open_source(path: Path, topic: str | None = None, fps: float | None = None, 
     Raises:
         SourceError: nothing is there, or nothing that can be read.
     """
+    if not path.exists() and str(path).startswith("street:"):
+        from perception_node.simulation.recording import street_source  # needs what the others do not
+
+        return street_source(str(path), fps, start_ns)
     if not path.exists():
         raise SourceError(f"{path}: does not exist; pass a video, an image, a folder of images or a rosbag2")
     if fps is not None and fps <= 0:

@@ -54,7 +54,7 @@ def facade(
     n_bays = max(1, int(width_m / bay))
     window_w, window_h = rng.uniform(0.9, min(1.7, 0.7 * width_m / n_bays)), rng.uniform(1.2, 1.75)
     frame = varied(rng, (225, 222, 214) if rng.random() < 0.75 else (70, 60, 54), 12)
-    trim = varied(rng, tuple(min(250, c * rng.choice([0.7, 1.3])) for c in color), 10)
+    trim = varied(rng, (206, 200, 188) if rng.random() < 0.5 else tuple(c * 0.75 for c in color), 10)
     bars = rng.choice(["cross", "sash", "plain", "split"])
     windows = []
 

@@ -61,7 +61,7 @@ def leafy_tree(rng: np.random.Generator, height: float) -> tuple[Mesh, Mesh]:
         start = np.array([*(lean * 0.6), crown_low * rng.uniform(0.85, 1.3)])
         bend = (start + clump) / 2 + [0, 0, 0.3]
         wood.append(tube(np.array([start, bend, clump]), trunk_radius * np.array([0.5, 0.35, 0.12]), bark, 6))
-    n = int(np.clip(260 * height, 1400, 3200))
+    n = int(np.clip(620 * height, 3500, 7500))
     which = rng.choice(n_clumps, n, p=radii**2 / (radii**2).sum())
     direction = rng.standard_normal((n, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
@@ -69,7 +69,7 @@ def leafy_tree(rng: np.random.Generator, height: float) -> tuple[Mesh, Mesh]:
     outward = (points - middle) / extent
     outward /= np.linalg.norm(outward, axis=1, keepdims=True) + 1e-6
     texture = leaf_texture(rng)
-    return join(wood), leaves(rng, points, 0.6 * outward + 0.5 * direction, 0.026 * height + 0.06, texture)
+    return join(wood), leaves(rng, points, 0.6 * outward + 0.5 * direction, 0.009 * height + 0.07, texture)
 
 
 def bare_tree(rng: np.random.Generator, height: float) -> tuple[Mesh, Mesh]:
@@ -112,13 +112,13 @@ def conifer(rng: np.random.Generator, height: float) -> tuple[Mesh, Mesh]:
     """(trunk, crown) of a cypress or spruce."""
     bark = bark_texture(rng)
     trunk = tube(np.array([[0, 0, -0.1], [0, 0, height * 0.9]]), np.array([0.022, 0.006]) * height, bark, 8)
-    n = 2200
+    n = 4000
     z = height * (0.1 + 0.9 * rng.beta(1.1, 1.7, n))
     radius = (height - z) * rng.uniform(0.16, 0.24) * np.sqrt(rng.uniform(0.3, 1, n))
     around = rng.uniform(0, 2 * np.pi, n)
     normals = np.stack([np.cos(around), np.sin(around), np.full(n, 0.4)], 1)
     points = np.stack([radius * np.cos(around), radius * np.sin(around), z], 1)
-    return trunk, leaves(rng, points, normals, 0.03 * height, leaf_texture(rng))
+    return trunk, leaves(rng, points, normals, 0.015 * height + 0.05, leaf_texture(rng))
 
 
 def hedge(rng: np.random.Generator, length: float, height: float, depth: float = 0.7) -> Mesh:
@@ -126,23 +126,23 @@ def hedge(rng: np.random.Generator, length: float, height: float, depth: float =
     texture = leaf_texture(rng)
     core = finish(texture.rgba[..., :3].astype(np.float32) * 0.45)
     inner = box((0.08, 0.08, 0), (length - 0.08, depth - 0.08, height - 0.08), core)
-    n = int(length * (2 * height + depth) * 60)
+    n = int(length * (2 * height + depth) * 110)
     points = rng.random((n, 3)) * [length, depth, height]
     face = rng.choice(3, n, p=np.array([height, height, depth]) / (2 * height + depth))
     normals = np.array([[0, -1, 0.3], [0, 1, 0.3], [0, 0, 1]])[face]
     uneven = rng.normal(0, 0.04, n)
     points[face == 0, 1], points[face == 1, 1], points[face == 2, 2] = 0, depth, height
     points += uneven[:, None] * normals
-    return join([inner, leaves(rng, points, normals, 0.11, texture)])
+    return join([inner, leaves(rng, points, normals, 0.075, texture)])
 
 
 def bush(rng: np.random.Generator, size: float) -> Mesh:
     """A shrub at the origin."""
-    n = int(500 * size)
+    n = int(1100 * size)
     direction = rng.standard_normal((n, 3))
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     direction[:, 2] = np.abs(direction[:, 2])
     points = direction * size * rng.uniform(0.5, 1, (n, 1)) * [0.8, 0.8, 1]
-    return leaves(rng, points, direction, 0.12, leaf_texture(rng))
+    return leaves(rng, points, direction, 0.075, leaf_texture(rng))
 
 

@@ -146,7 +146,6 @@ class Layout:
         self.sides = tuple(self._side(rng, sign) for sign in (1, -1))
         self.textures: dict[str, Texture] = {
             "asphalt": surfaces.asphalt(rng),
-            "bay": surfaces.asphalt(rng),
             "paving": surfaces.paving(rng),
             "forecourt": surfaces.paving(rng),
             "kerb": surfaces.kerb(rng),
@@ -155,6 +154,7 @@ class Layout:
             "grass": surfaces.grass(rng),
             "iron": surfaces.iron(rng),
         }
+        self.textures["bay"] = self.textures["asphalt"] if rng.random() < 0.6 else surfaces.asphalt(rng)
         self.marks = {
             "dash": rng.uniform(1.5, 4),
             "gap": rng.uniform(2, 6),

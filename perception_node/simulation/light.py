@@ -51,13 +51,13 @@ class Light:
         base = cls(
             weather,
             to_sun.astype(np.float32),
-            _color(2.3, 2.3 - 0.5 * warm, 2.1 - 1.1 * warm) * rng.uniform(0.8, 1.1),
+            _color(2.5, 2.4 - 0.5 * warm, 2.1 - 1.0 * warm) * rng.uniform(0.9, 1.2),
             _color(0.24, 0.42, 0.78),
             _color(0.72, 0.82, 0.95),
             clouds,
-            rng.uniform(0.0005, 0.003),
+            rng.uniform(0.0003, 0.002),
             0.0,
-            rng.uniform(0.8, 1.0),
+            rng.uniform(0.72, 0.9),
             False,
         )
         if weather == "day":
@@ -68,7 +68,7 @@ class Light:
                 sun=_color(1.0, 0.5, 0.22) * rng.uniform(0.3, 0.9),
                 zenith=_color(0.16, 0.2, 0.34),
                 horizon=_color(0.78, 0.5, 0.36) * rng.uniform(0.6, 1),
-                fog=rng.uniform(0.002, 0.006),
+                fog=rng.uniform(0.001, 0.004),
                 exposure=rng.uniform(1.6, 2.2),
                 lamps=True,
             )
@@ -79,7 +79,7 @@ class Light:
             zenith=_color(0.86, 0.9, 0.96) * gray,
             horizon=_color(0.98, 1.0, 1.03) * gray,
             clouds=np.clip(0.5 + 0.25 * noise(rng, _CLOUD_SIZE, 1.3), 0, 1),
-            fog=rng.uniform(0.002, 0.005),
+            fog=rng.uniform(0.0008, 0.004),
             exposure=rng.uniform(0.9, 1.15),
         )
         if weather == "overcast":
@@ -88,7 +88,7 @@ class Light:
             overcast,
             zenith=_color(0.55, 0.6, 0.66) * gray,
             horizon=_color(0.7, 0.73, 0.76) * gray,
-            fog=rng.uniform(0.006, 0.013),
+            fog=rng.uniform(0.003, 0.009),
             wet=rng.uniform(0.5, 1.0),
             exposure=rng.uniform(1.1, 1.4),
             lamps=bool(rng.random() < 0.6),
@@ -108,6 +108,19 @@ class Light:
             cloud = 0.75 * self.horizon + 0.16 * self.sun * (1 + toward**8)
             return color * (1 - density) + cloud * density + glow * self.sun * (1 - 0.6 * density)
         return color * (1.0 - 0.35 * (density - 0.3))
+
+    def puddles(self, positions: np.ndarray) -> np.ndarray:
+        """Float32 (N,), 0..1: how much water stands at points of the ground."""
+        return np.clip(2.2 * self._at(positions, 12) - 0.6, 0, 1)
+
+    def ripples(self, positions: np.ndarray) -> np.ndarray:
+        """Float32 (N, 3): by what wet ground turns the directions that it mirrors."""
+        fine = self._at(positions, 250) - self._at(positions + np.float32([1.3, 0.7, 0]), 250)
+        return fine[:, None] * np.float32([0.05, 0.05, 0.35])
+
+    def _at(self, positions: np.ndarray, per_m: float) -> np.ndarray:
+        at = np.floor(positions[:, :2] * per_m).astype(np.int64) % _CLOUD_SIZE
+        return self.clouds[at[:, 1], at[:, 0]]
 
     @property
     def ambient(self) -> np.ndarray:

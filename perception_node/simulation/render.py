@@ -181,7 +181,7 @@ class Scene:
         wet = light.wet * (hits.facing[:, 2] > 0.95) * (surface.positions[:, 2] < 0.3)
         if light.wet:
             albedo *= 1 - 0.45 * wet[:, None]
-            gloss = np.maximum(gloss, wet * 0.38)
+            gloss = np.maximum(gloss, wet * (0.12 + 0.4 * light.puddles(surface.positions)))
         up = normal[:, 2] * 0.5 + 0.5
         sky = light.ambient * (up * (openness + _BOUNCE * (1 - openness)) + (1 - up) * 0.28 * openness)[:, None]
         received = sky
@@ -204,6 +204,9 @@ class Scene:
             facing = np.clip(-np.einsum("ij,ij->i", normal[glossy], directions[glossy]), 0, 1)
             share = gloss[glossy] * (0.22 + 0.78 * (1 - facing) ** 3)
             mirrored = directions[glossy] + 2 * facing[:, None] * normal[glossy]
+            # Water on a road is not smooth: images are drawn out, more so farther away.
+            ripple = (wet[glossy] > 0)[:, None] * light.ripples(surface.positions[glossy])
+            mirrored += ripple
             mirrored[:, 2] = np.where((wet[glossy] > 0) & (mirrored[:, 2] < 0.02), 0.02, mirrored[:, 2])
             mirrored /= np.linalg.norm(mirrored, axis=1, keepdims=True)
             seen = self._mirror_image(surface, glossy, gloss, mirrored, pixel, mirrors)

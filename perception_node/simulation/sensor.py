@@ -32,7 +32,7 @@ class Sensor:
         """One of many."""
         return cls(
             float(rng.uniform(0.85, 1.15)),
-            float(rng.uniform(0.95, 1.2)),
+            float(rng.uniform(1.05, 1.3)),
             float(rng.uniform(0.05, 0.4)),
             float(rng.uniform(0.2, 0.8)),
             float(rng.uniform(0.004, 0.022)),
@@ -51,7 +51,7 @@ class Sensor:
         charge = gray[..., None] + self.saturation * (charge - gray[..., None])
         charge = np.maximum(charge, 0)
         # A shoulder instead of clipping, then the eye's gamma.
-        tone = (1 - np.exp(-1.35 * charge)) ** np.float32(self.contrast / 2.2)
+        tone = (1 - np.exp(-1.5 * charge)) ** np.float32(self.contrast / 2.2)
         shot = np.sqrt(tone + 0.05)[..., None] if tone.ndim == 2 else np.sqrt(tone + 0.05)
         grain = rng.standard_normal((height, width, 1), np.float32) * 0.7
         grain = grain + rng.standard_normal((height, width, 3), np.float32) * 0.7

@@ -10,14 +10,14 @@ _SIZE = 512
 
 def asphalt(rng: np.random.Generator) -> Texture:
     """8 m x 8 m of it, patched and cracked, its tracks polished."""
-    shade = rng.uniform(70, 116)
-    color = varied(rng, (shade, shade, shade * rng.uniform(0.97, 1.05)), 4)
+    shade = rng.uniform(64, 108)
+    color = (shade, shade * rng.uniform(0.96, 1.0), shade * rng.uniform(0.9, 1.02))
     picture = canvas(_SIZE, color, 0.08 * noise(rng, _SIZE, 0.3) + 0.07 * noise(rng, _SIZE, 1.3))
     for _ in range(int(rng.integers(1, 5))):  # where pipes were mended
         x, y = rng.integers(0, _SIZE, 2)
         w, h = rng.integers(40, 150, 2)
         picture[y : y + h, x : x + w] *= rng.uniform(0.78, 1.1)
-        cv2.rectangle(picture, (int(x), int(y)), (int(x + w), int(y + h)), tuple(0.6 * c for c in color), 2)
+        cv2.rectangle(picture, (int(x), int(y)), (int(x + w), int(y + h)), tuple(0.75 * c for c in color), 1)
     for _ in range(int(rng.integers(0, 9))):
         steps = rng.normal(0, 7, (26, 2)) + rng.normal(0, 6, 2)
         line = (rng.uniform(0, _SIZE, 2) + np.cumsum(steps, 0)).astype(np.int32)

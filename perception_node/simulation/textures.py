@@ -140,13 +140,13 @@ def plain(color: Color, gloss: float = 0.0, emission: float = 0.0) -> Texture:
 
 def speckled(rng: np.random.Generator, color: Color, amount: float = 0.08, gloss: float = 0.0) -> Texture:
     """One colour with fine and coarse irregularities."""
-    return finish(canvas(64, color, amount * (0.6 * noise(rng, 64, 0.4) + 0.6 * noise(rng, 64, 1.2))), gloss)
+    return finish(canvas(64, color, amount * (0.6 * noise(rng, 64, 0.3) + 0.6 * noise(rng, 64, 1.3))), gloss)
 
 
 def varied(rng: np.random.Generator, color: Color, amount: float = 25) -> Color:
     """A colour like it."""
-    shade = rng.normal(0, amount * 0.6)
-    return tuple(float(np.clip(c + shade + rng.normal(0, amount * 0.4), 8, 250)) for c in color)
+    shade = rng.normal(0, amount * 0.7)
+    return tuple(float(np.clip(c + shade + rng.normal(0, amount * 0.25), 8, 250)) for c in color)
 
 
 def write(picture: np.ndarray, word: str, low: tuple[float, float], high: tuple[float, float], color: Color) -> None:

@@ -15,7 +15,7 @@ from perception_node.simulation.raycast import Geometry
 from perception_node.simulation.render import Scene, Surface
 
 RESOLUTION_M = 0.2
-X_M, Y_M = (0.0, 40.0), (-16.0, 16.0)
+X_M, Y_M = (0.0, 40.0), (-15.0, 15.0)
 """The grid's extent in the base frame."""
 _SAME_M = 0.05
 _FOOT_M = 0.35

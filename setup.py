@@ -58,7 +58,8 @@ setup(
         "rosbags>=0.11,<0.12",
     ],
     extras_require={
-        "demo": ["av>=12"],
+        # embreex: the ray caster of the simulated street
+        "demo": ["av>=12", "embreex>=4.4,<5"],
         "openvino": [OPENVINO],
         # What works on ONNX graphs. tensorrt comes with JetPack and DRIVE OS; desktop RTX GPUs take the other.
         "engines": ["onnx>=1.16"],

@@ -137,7 +137,7 @@ class BagWriter:
     def write(
         self, topic: str, message_type: str, time_ns: int, cdr: bytes | memoryview, latched: bool = False
     ) -> None:
-        """Adds one serialized message. A topic that is `latched` when it begins is played to those who join late too."""
+        """Adds one serialized message. One that is `latched`, in its topic the first, is played to late joiners too."""
         if topic not in self._connections:
             self._connections[topic] = self._writer.add_connection(
                 topic, message_type, typestore=typestore(), offered_qos_profiles=[_LATCHED] if latched else []

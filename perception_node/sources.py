@@ -99,7 +99,7 @@ def open_source(path: Path, topic: str | None = None, fps: float | None = None, 
     Args:
         path: a video, an image, a folder of images, a rosbag2 (its folder or its .mcap or .db3 file), or a simulated
             drive, e.g. street:7 (see perception_node.simulation.recording.street_source).
-        topic: of the images in a bag; without it, the bag's only image topic.
+        topic: of the images in a bag; without it, the only image topic, or the only one with a camera_info beside it.
         fps: of a folder of images, 10 if not given; of a video, its own if not given.
         start_ns: the first frame's stamp, for footage that has none of its own.
 
@@ -247,6 +247,11 @@ class BagSource(Source):
             }
             other = len(reader.connections) - len(cameras)
         names = ", ".join(sorted(cameras)) or f"none; the {other} topics there are of other types"
+        # By convention camera_info lies beside the image: /front/image_raw[/compressed], /front/camera_info.
+        info_of = {name: f"{name.removesuffix('/compressed').rpartition('/')[0]}/{CAMERA_INFO}" for name in cameras}
+        calibrated = [name for name in cameras if info_of[name] in info_topics]
+        if topic is None and len(cameras) > 1 and len(calibrated) == 1:
+            topic = calibrated[0]  # the others are masks, depth and the like
         if topic is None and len(cameras) != 1:
             raise SourceError(
                 f"{path}: has {len(cameras)} image topics ({names}); "
@@ -256,9 +261,7 @@ class BagSource(Source):
             raise SourceError(f"{path}: has no image topic {topic!r}; its image topics: {names}")
         self.topic = topic or next(iter(cameras))
         self.n_frames = cameras[self.topic].msgcount
-        # By convention camera_info lies beside the image: /front/image_raw[/compressed], /front/camera_info.
-        base = self.topic.removesuffix("/compressed").rpartition("/")[0]
-        self._info_topic = f"{base}/{CAMERA_INFO}" if f"{base}/{CAMERA_INFO}" in info_topics else None
+        self._info_topic = info_of[self.topic] if self.topic in calibrated else None
 
     def __iter__(self) -> Iterator[SourceMessage]:
         with open_bag(self.path) as reader:

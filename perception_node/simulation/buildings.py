@@ -164,7 +164,11 @@ def building(rng: np.random.Generator, width: float, depth: float, kind: str, li
     floors = {"terrace": (2, 3), "villa": (1, 2), "flats": (3, 6), "shop": (2, 4)}[kind]
     floors = int(rng.integers(floors[0], floors[1] + 1))
     storey = float(rng.uniform(2.6, 3.2))
-    walls = {"terrace": ("brick", "brick", "render", "stone"), "villa": ("render", "brick"), "shop": ("brick", "render")}
+    walls = {
+        "terrace": ("brick", "brick", "render", "stone"),
+        "villa": ("render", "brick"),
+        "shop": ("brick", "render"),
+    }
     material = str(rng.choice(walls.get(kind, ("brick", "render", "concrete"))))
     color = varied(rng, WALLS[material][rng.integers(len(WALLS[material]))], 14)
     ground = {"shop": "shop", "villa": str(rng.choice(["door", "garage"]))}.get(kind, "door")
@@ -204,7 +208,10 @@ def building(rng: np.random.Generator, width: float, depth: float, kind: str, li
             if rng.random() < lit:
                 y0, y1 = half - x0 - 0.08, half - x1 + 0.08
                 parts.append(
-                    quad([(-0.01, y0, z0 + 0.1), (-0.01, y1, z0 + 0.1), (-0.01, y1, z1 - 0.1), (-0.01, y0, z1 - 0.1)], lamp)
+                    quad(
+                        [(-0.01, y0, z0 + 0.1), (-0.01, y1, z0 + 0.1), (-0.01, y1, z1 - 0.1), (-0.01, y0, z1 - 0.1)],
+                        lamp,
+                    )
                 )
     return join(parts)
 
@@ -232,7 +239,10 @@ def _pitched_roof(rng: np.random.Generator, width: float, depth: float, height: 
             y = float(rng.choice([-1, 1])) * (half - 0.5)
             parts.append(box((middle - 0.5, y - 0.4, ridge - 0.6), (middle + 0.5, y + 0.4, ridge + 1.1), chimney))
             pot = plain((150, 90, 66))
-            parts += [box((middle + d, y - 0.12, ridge + 1.1), (middle + d + 0.24, y + 0.12, ridge + 1.5), pot) for d in (-0.4, 0.1)]
+            parts += [
+                box((middle + d, y - 0.12, ridge + 1.1), (middle + d + 0.24, y + 0.12, ridge + 1.5), pot)
+                for d in (-0.4, 0.1)
+            ]
     else:
         ridge, low = height + rise, height - eave * rise / half
         slope = np.hypot(half, rise)

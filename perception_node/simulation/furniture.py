@@ -25,7 +25,17 @@ def lamp_post(rng: np.random.Generator, lit: bool) -> Labelled:
     parts.append(tube([[0, 0, 0], [0, 0, 1.1]], 0.11, metal, 8))
     lamp = plain((255, 214, 150), emission=2.5) if lit else plain((206, 208, 206), 0.3)
     parts.append(box((-0.14, -reach - 0.5, height - 0.02), (0.14, -reach + 0.1, height + 0.1), metal))
-    parts.append(quad([(-0.12, -reach, height - 0.03), (0.12, -reach, height - 0.03), (0.12, -reach - 0.45, height - 0.03), (-0.12, -reach - 0.45, height - 0.03)], lamp))  # fmt: skip
+    parts.append(
+        quad(
+            [
+                (-0.12, -reach, height - 0.03),
+                (0.12, -reach, height - 0.03),
+                (0.12, -reach - 0.45, height - 0.03),
+                (-0.12, -reach - 0.45, height - 0.03),
+            ],
+            lamp,
+        )
+    )
     return [("pole", join(parts))]
 
 
@@ -65,19 +75,20 @@ def sign(rng: np.random.Generator) -> Labelled:
     front, back = finish(picture, 0.08), plain((140, 142, 144), 0.1)
     ahead = np.array([-1.0, 0, 0])
     if kind == "triangle":
-        corners = np.array([[at + [0, 0.36, -0.28], at + [0, -0.36, -0.28], at + [0, 0, 0.36]]])
+        corners = np.array([at + np.array([[0, 0.36, -0.28], [0, -0.36, -0.28], [0, 0, 0.36]])])
         board = [
             triangles(corners, front, [[[0, 1], [1, 1], [0.5, 0]]]),
-            triangles(corners[:, ::-1] + [0.01, 0, 0], back, [[[0, 0]] * 3]),
+            triangles(corners[:, ::-1] + np.array([0.01, 0, 0]), back, [[[0, 0]] * 3]),
         ]
     elif kind in ("ring", "blue", "stop"):
         radius, sides = 0.32, 8 if kind == "stop" else 24
-        board = [disc(at, ahead, radius, front, sides), disc(at + [0.01, 0, 0], -ahead, radius, back, sides)]
+        board = [disc(at, ahead, radius, front, sides), disc(at + np.array([0.01, 0, 0]), -ahead, radius, back, sides)]
     else:
         w, h = (0.3, 0.35) if kind == "oblong" else (rng.uniform(0.5, 0.9), rng.uniform(0.3, 0.5))
         y, z = np.array([0, w, 0]), np.array([0, 0, h])
         board = [quad([at + y - z, at - y - z, at - y + z, at + y + z], front)]
-        board.append(quad([at - y - z, at + y - z, at + y + z, at - y + z] + np.array([0.01, 0, 0]), back))
+        behind = at + np.array([0.01, 0, 0])
+        board.append(quad([behind - y - z, behind + y - z, behind + y + z, behind - y + z], back))
     return [("pole", post), ("sign", join(board))]
 
 
@@ -109,24 +120,31 @@ def railing(rng: np.random.Generator, length: float) -> Labelled:
     parts = [box((0, -0.02, z), (length, 0.02, z + 0.04), metal) for z in (0.12, height - 0.1)]
     x = np.arange(0.06, length, 0.12)
     bars = np.stack([np.stack([x - 0.012, 0 * x, 0 * x], 1), np.stack([x + 0.012, 0 * x, 0 * x], 1)], 1)
-    top = bars + [0, 0, height]
+    top = bars + np.array([0, 0, height])
     uv = [[0, 0], [1, 0], [1, 1]]
     for d in (np.array([0, 0.012, 0]), np.array([0, -0.012, 0])):
         parts.append(triangles(np.stack([bars[:, 0] + d, bars[:, 1] - d, top[:, 1] - d], 1), metal, [uv]))
         parts.append(triangles(np.stack([bars[:, 0] + d, top[:, 1] - d, top[:, 0] + d], 1), metal, [uv]))
-    parts += [box((p - 0.04, -0.04, 0), (p + 0.04, 0.04, height + 0.08), metal) for p in np.arange(0, length + 0.1, 2.4)]
+    parts += [
+        box((p - 0.04, -0.04, 0), (p + 0.04, 0.04, height + 0.08), metal) for p in np.arange(0, length + 0.1, 2.4)
+    ]
     return [("fence", join(parts))]
 
 
 def board_fence(rng: np.random.Generator, length: float) -> Labelled:
     """Wooden boards along x from 0."""
-    height, color = rng.uniform(1.0, 1.8), varied(rng, ((134, 104, 74), (96, 84, 70), (120, 76, 54), (212, 208, 198))[rng.integers(4)], 10)
+    height, color = (
+        rng.uniform(1.0, 1.8),
+        varied(rng, ((134, 104, 74), (96, 84, 70), (120, 76, 54), (212, 208, 198))[rng.integers(4)], 10),
+    )
     picture = canvas((128, 128), color, np.repeat(rng.normal(0, 0.12, 16), 8)[None, :].astype(np.float32))
     picture[:, ::8] *= 0.45
     picture *= 1 + 0.05 * rng.standard_normal((1, 128, 1))
     wood = finish(picture)
     body = box((0, -0.03, 0.04), (length, 0.03, height), wood, 1 / 1.6)
-    posts = [box((p - 0.05, -0.06, 0), (p + 0.05, 0.06, height + 0.05), wood, 0.5) for p in np.arange(0, length + 0.1, 1.9)]
+    posts = [
+        box((p - 0.05, -0.06, 0), (p + 0.05, 0.06, height + 0.05), wood, 0.5) for p in np.arange(0, length + 0.1, 1.9)
+    ]
     return [("fence", join([body, *posts]))]
 
 

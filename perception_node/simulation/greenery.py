@@ -6,8 +6,14 @@ from perception_node.simulation.mesh import Mesh, box, cross, join, triangles, t
 from perception_node.simulation.textures import Color, Texture, canvas, finish, noise
 
 LEAVES: tuple[Color, ...] = (
-    (74, 98, 40), (92, 112, 48), (60, 84, 42), (112, 120, 52), (66, 92, 58), (150, 118, 48), (128, 74, 44),
-)  # fmt: skip
+    (74, 98, 40),
+    (92, 112, 48),
+    (60, 84, 42),
+    (112, 120, 52),
+    (66, 92, 58),
+    (150, 118, 48),
+    (128, 74, 44),
+)
 BARK: tuple[Color, ...] = ((92, 80, 66), (74, 64, 56), (120, 112, 98))
 
 
@@ -49,7 +55,9 @@ def leafy_tree(rng: np.random.Generator, height: float) -> tuple[Mesh, Mesh]:
     middle = np.array([*rng.normal(0, 0.1, 2), (crown_low + height) / 2])
     bark = bark_texture(rng)
     lean = rng.normal(0, 0.02 * height, 2)
-    path = np.array([[0, 0, -0.1], [*(lean * 0.2), crown_low * 0.6], [*(lean * 0.6), crown_low], [*lean, height * 0.75]])
+    path = np.array(
+        [[0, 0, -0.1], [*(lean * 0.2), crown_low * 0.6], [*(lean * 0.6), crown_low], [*lean, height * 0.75]]
+    )
     wood = [tube(path, trunk_radius * np.array([1.3, 1, 0.85, 0.25]), bark, 10)]
     n_clumps = int(rng.integers(9, 16))
     polar = rng.standard_normal((n_clumps, 3))
@@ -59,7 +67,7 @@ def leafy_tree(rng: np.random.Generator, height: float) -> tuple[Mesh, Mesh]:
     radii = spread * rng.uniform(0.35, 0.6, n_clumps)
     for clump in clumps[: n_clumps // 2]:
         start = np.array([*(lean * 0.6), crown_low * rng.uniform(0.85, 1.3)])
-        bend = (start + clump) / 2 + [0, 0, 0.3]
+        bend = (start + clump) / 2 + np.array([0, 0, 0.3])
         wood.append(tube(np.array([start, bend, clump]), trunk_radius * np.array([0.5, 0.35, 0.12]), bark, 6))
     n = int(np.clip(620 * height, 3500, 7500))
     which = rng.choice(n_clumps, n, p=radii**2 / (radii**2).sum())
@@ -88,7 +96,7 @@ def bare_tree(rng: np.random.Generator, height: float) -> tuple[Mesh, Mesh]:
         else:
             parts.append(_slender(rng, starts, ends, radius, bark))
         along = rng.uniform(0.55, 1.0, (len(starts), forks, 1))
-        turned = directions[:, None] + rng.normal(0, 0.5, (len(starts), forks, 3)) + [0, 0, 0.12]
+        turned = directions[:, None] + rng.normal(0, 0.5, (len(starts), forks, 3)) + np.array([0, 0, 0.12])
         starts = (starts[:, None] + (ends - starts)[:, None] * along).reshape(-1, 3)
         directions = (turned / np.linalg.norm(turned, axis=-1, keepdims=True)).reshape(-1, 3)
         radius, length = radius * 0.5, length * 0.66
@@ -144,5 +152,3 @@ def bush(rng: np.random.Generator, size: float) -> Mesh:
     direction[:, 2] = np.abs(direction[:, 2])
     points = direction * size * rng.uniform(0.5, 1, (n, 1)) * [0.8, 0.8, 1]
     return leaves(rng, points, direction, 0.075, leaf_texture(rng))
-
-

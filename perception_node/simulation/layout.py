@@ -1,7 +1,7 @@
 """What stands along a street: its cross-section, junctions, crossings, houses, trees, furniture and parked cars.
 
-A street is a list of items by arc length, each made from a seed of its own when it comes into view, so that a street can
-be long, and the part that is built does not depend on the order in which it is looked at.
+A street is a list of items by arc length, each made from a seed of its own when it comes into view, so that a street
+can be long, and the part that is built does not depend on the order in which it is looked at.
 """
 
 from collections.abc import Callable, Iterator
@@ -288,7 +288,17 @@ class Layout:
                 if side.bay:
                     for x in np.arange(np.ceil(a / 6) * 6, b, 6):
                         t = side.sign * (self.lane + BAY_M / 2)
-                        parts.append(self._strip(np.array([x - 0.05, x + 0.05]), t - BAY_M / 2, t + BAY_M / 2, PAINT_M, PAINT_M, "paint", 2))
+                        parts.append(
+                            self._strip(
+                                np.array([x - 0.05, x + 0.05]),
+                                t - BAY_M / 2,
+                                t + BAY_M / 2,
+                                PAINT_M,
+                                PAINT_M,
+                                "paint",
+                                2,
+                            )
+                        )
                     parts.append(self._line(a, b, side.sign * self.lane, 0.08))
                 elif marks["yellow"]:
                     parts += [self._line(a, b, side.sign * (side.edge - d), 0.07, "yellow") for d in (0.25, 0.42)]
@@ -310,7 +320,12 @@ class Layout:
         side = self._side_of(junction.sign)
         half, deep = junction.width / 2, side.pavement + side.garden
         arc = _CORNER_M * (1 - np.sin(np.linspace(0, np.pi / 2, 7)))
-        x = np.concatenate([_CORNER_M * (1 - np.cos(np.linspace(0, np.pi / 2, 7))), [max(deep, 4.5), max(deep, 4.5) + 0.01, _SIDE_LENGTH_M]])
+        x = np.concatenate(
+            [
+                _CORNER_M * (1 - np.cos(np.linspace(0, np.pi / 2, 7))),
+                [max(deep, 4.5), max(deep, 4.5) + 0.01, _SIDE_LENGTH_M],
+            ]
+        )
         edge = half + np.concatenate([arc, [0, 0, 0]])
         outer = np.where(np.arange(10) < 8, junction.half_gap, half + 2.4)
         parts: dict[str, list[Mesh]] = {"road": [], "pavement": []}
@@ -324,7 +339,11 @@ class Layout:
         for sign in (1, -1):
             a, b = sign * edge, sign * outer
             stone = sign * (edge + KERB_WIDTH_M)
-            lines = [(a, a, 0, KERB_M, "kerb", 1), (a, stone, KERB_M, KERB_M, "kerb", 1), (stone, b, KERB_M, KERB_M, "paving", 4)]
+            lines = [
+                (a, a, 0, KERB_M, "kerb", 1),
+                (a, stone, KERB_M, KERB_M, "kerb", 1),
+                (stone, b, KERB_M, KERB_M, "paving", 4),
+            ]
             for y0, y1, z0, z1, texture, size in lines:
                 if sign < 0:
                     y0, y1, z0, z1 = y1, y0, z1, z0
@@ -333,10 +352,20 @@ class Layout:
         if rng.random() < 0.7:
             paint = self.textures["paint"]
             lane = -half if self.drive > 0 else 0.0  # the half for those who come out
-            points = [(0.5, lane, PAINT_M), (0.8, lane, PAINT_M), (0.8, lane + half, PAINT_M), (0.5, lane + half, PAINT_M)]
+            points = [
+                (0.5, lane, PAINT_M),
+                (0.8, lane, PAINT_M),
+                (0.8, lane + half, PAINT_M),
+                (0.5, lane + half, PAINT_M),
+            ]
             parts["road"].append(quad(points, paint, (0.3, half / 2)))
             for k in range(2, 8):
-                points = [(4 * k, -0.05, PAINT_M), (4 * k + 2, -0.05, PAINT_M), (4 * k + 2, 0.05, PAINT_M), (4 * k, 0.05, PAINT_M)]
+                points = [
+                    (4 * k, -0.05, PAINT_M),
+                    (4 * k + 2, -0.05, PAINT_M),
+                    (4 * k + 2, 0.05, PAINT_M),
+                    (4 * k, 0.05, PAINT_M),
+                ]
                 parts["road"].append(quad(points, paint))
         x0, y0, heading = self.pose(junction.s, junction.sign * side.edge, junction.sign * np.pi / 2)
         return [(name, join(meshes).moved(x0, y0, 0, heading)) for name, meshes in parts.items()]
@@ -416,7 +445,9 @@ class Layout:
         if side.garden > 0.5:
             found += self._border(rng, side, s0, s1, side.border, opening=rng.random() < 0.8)
             if side.garden > 2 and rng.random() < 0.6:
-                at = self.road.points(rng.uniform(s0 + 1, s1 - 1), side.sign * (side.edge + side.pavement + side.garden / 2))
+                at = self.road.points(
+                    rng.uniform(s0 + 1, s1 - 1), side.sign * (side.edge + side.pavement + side.garden / 2)
+                )
                 plant = greenery.bush(rng, rng.uniform(0.5, 1.0))
                 found.append(("tree", plant.moved(*at[:2], KERB_M)))
         return found
@@ -432,7 +463,9 @@ class Layout:
             if kind == "hedge":
                 made: Labelled = [("tree", greenery.hedge(rng, b - a, 1.0 + 0.9 * rng.random()))]
             else:
-                made = {"wall": furniture.garden_wall, "railing": furniture.railing, "boards": furniture.board_fence}[kind](rng, b - a)
+                made = {"wall": furniture.garden_wall, "railing": furniture.railing, "boards": furniture.board_fence}[
+                    kind
+                ](rng, b - a)
             # Along x from 0 to along the front: its x axis is the outward heading turned to the right.
             turn = heading - np.pi / 2
             for name, mesh in made:
@@ -463,7 +496,15 @@ class Layout:
         return bool(self._rng(7).random() < 0.25)
 
     def _on_pavement(
-        self, kind: int, number: int, s: float, side: Side, inward: float, make: Callable[..., Labelled], *args, face=True
+        self,
+        kind: int,
+        number: int,
+        s: float,
+        side: Side,
+        inward: float,
+        make: Callable[..., Labelled],
+        *args,
+        face=True,
     ) -> Item:
         """Something `inward` metres from the kerb; its -x faces those who drive on that side, its -y the road."""
 
@@ -527,7 +568,9 @@ class Layout:
         s, share = self.road.start + 2, rng.uniform(0.4, 0.9)
         while s < self.road.end - 8:
             s += 6.0 + float(rng.uniform(0, 0.8))
-            near = any(abs(s - j.s) < j.width / 2 + 8 for j in self.junctions) or any(abs(s - c) < 7 for c in self.crossings)
+            near = any(abs(s - j.s) < j.width / 2 + 8 for j in self.junctions) or any(
+                abs(s - c) < 7 for c in self.crossings
+            )
             if near or rng.random() > share:
                 continue
             self._n_parked += 1

@@ -7,7 +7,6 @@ import numpy as np
 
 from perception_node.simulation.textures import Texture
 
-
 _SAME_M = 1e-6
 
 

@@ -11,9 +11,20 @@ from perception_node.simulation.textures import Color, Texture, plain, speckled,
 SKINS: tuple[Color, ...] = ((224, 176, 148), (206, 152, 120), (150, 100, 72), (96, 62, 46), (232, 190, 164))
 HAIRS: tuple[Color, ...] = ((40, 30, 24), (80, 56, 36), (150, 120, 76), (120, 116, 112), (24, 22, 22), (110, 56, 34))
 TOPS: tuple[Color, ...] = (
-    (30, 32, 40), (60, 62, 70), (120, 30, 34), (34, 60, 110), (150, 146, 136), (70, 84, 60), (190, 176, 150), (40, 92, 98),
-    (200, 200, 198), (170, 90, 40), (96, 70, 110), (220, 200, 60), (180, 60, 90),
-)  # fmt: skip
+    (30, 32, 40),
+    (60, 62, 70),
+    (120, 30, 34),
+    (34, 60, 110),
+    (150, 146, 136),
+    (70, 84, 60),
+    (190, 176, 150),
+    (40, 92, 98),
+    (200, 200, 198),
+    (170, 90, 40),
+    (96, 70, 110),
+    (220, 200, 60),
+    (180, 60, 90),
+)
 LEGS: tuple[Color, ...] = ((36, 42, 66), (28, 28, 30), (70, 66, 60), (120, 108, 88), (50, 60, 80), (90, 90, 94))
 N_PHASES = 12
 """Poses of one stride."""
@@ -95,7 +106,9 @@ class Pedestrian:
             trousers = looks["skin"] if looks["coat"] == "dress" and girth < 1.15 else looks["legs"]
             radii = np.array([0.056 * girth, 0.05 * girth, 0.036, 0.03])
             parts.append(tube([hip, (hip + knee) / 2, knee, ankle], radii, trousers, 8))
-            parts.append(ellipsoid((ankle[0] + 0.035, ankle[1], ankle[2] - 0.005), (0.075, 0.028, 0.026), looks["shoes"], 4))
+            parts.append(
+                ellipsoid((ankle[0] + 0.035, ankle[1], ankle[2] - 0.005), (0.075, 0.028, 0.026), looks["shoes"], 4)
+            )
             shoulder = np.array([0, side * 0.105 * girth**0.5, 0.795 + bob])
             arm, fore = -0.4 * s, -0.4 * s + 0.25
             elbow = shoulder + 0.17 * np.array([np.sin(arm), side * 0.12, -np.cos(arm)])
@@ -156,7 +169,12 @@ class Cyclist:
 
     def _pose(self, looks: dict, phase: float) -> Mesh:
         parts, metal = [], plain((120, 122, 124), 0.2)
-        rear, front, crank, radius = np.array([-0.52, 0, 0.34]), np.array([0.53, 0, 0.34]), np.array([-0.06, 0, 0.29]), 0.33
+        rear, front, crank, radius = (
+            np.array([-0.52, 0, 0.34]),
+            np.array([0.53, 0, 0.34]),
+            np.array([-0.06, 0, 0.29]),
+            0.33,
+        )
         angle = np.linspace(0, 2 * np.pi, 25)
         for hub in (rear, front):
             rim = hub + radius * np.stack([np.cos(angle), 0 * angle, np.sin(angle)], 1)
@@ -165,7 +183,14 @@ class Cyclist:
                 spoke = radius * np.array([np.cos(a), 0, np.sin(a)])
                 parts.append(tube([hub - spoke, hub + spoke], 0.004, metal, 3))
         seat, head = np.array([-0.2, 0, 0.86]), np.array([0.4, 0, 0.88])
-        bars = [(rear, crank), (crank, seat), (crank, head - [0, 0, 0.12]), (seat, head), (rear, seat), (front, head + [-0.03, 0, 0.1])]
+        bars = [
+            (rear, crank),
+            (crank, seat),
+            (crank, head - [0, 0, 0.12]),
+            (seat, head),
+            (rear, seat),
+            (front, head + np.array([-0.03, 0, 0.1])),
+        ]
         parts += [tube([a, b], 0.018, looks["frame"], 6) for a, b in bars]
         parts.append(tube([[0.4, -0.28, 1.0], [0.44, 0, 1.0], [0.4, 0.28, 1.0]], 0.014, metal, 5))
         parts.append(ellipsoid((-0.22, 0, 0.92), (0.13, 0.08, 0.04), looks["tyre"], 4))
@@ -174,19 +199,33 @@ class Cyclist:
         hip, chest = np.array([-0.18, 0, 1.0]), np.array([0.1, 0, 1.44])
         for side in (-1, 1):
             a = phase + (np.pi if side > 0 else 0)
-            foot = crank + 0.17 * np.array([np.cos(a), 0, -np.sin(a)]) + [0.02, side * 0.1, 0.05]
-            start = hip + [0, side * 0.09, -0.02]
+            foot = crank + 0.17 * np.array([np.cos(a), 0, -np.sin(a)]) + np.array([0.02, side * 0.1, 0.05])
+            start = hip + np.array([0, side * 0.09, -0.02])
             knee = _joint(start, foot, 0.44, 0.46)
             girth = looks["girth"]
-            parts.append(tube([start, (start + knee) / 2, knee, foot], np.array([0.085, 0.08, 0.058, 0.042]) * girth, looks["legs"], 8))
+            parts.append(
+                tube(
+                    [start, (start + knee) / 2, knee, foot],
+                    np.array([0.085, 0.08, 0.058, 0.042]) * girth,
+                    looks["legs"],
+                    8,
+                )
+            )
             parts.append(ellipsoid((foot[0] + 0.05, foot[1], foot[2] - 0.02), (0.12, 0.045, 0.04), looks["tyre"], 4))
-            shoulder, hand = chest + [0.02, side * 0.19, -0.04], np.array([0.4, side * 0.27, 1.03])
-            elbow = (shoulder + hand) / 2 + [-0.06, side * 0.06, -0.07]
+            shoulder, hand = chest + np.array([0.02, side * 0.19, -0.04]), np.array([0.4, side * 0.27, 1.03])
+            elbow = (shoulder + hand) / 2 + np.array([-0.06, side * 0.06, -0.07])
             parts.append(tube([shoulder, elbow, hand], [0.058, 0.048, 0.036], looks["top"], 7))
             parts.append(ellipsoid(tuple(hand), (0.05, 0.035, 0.035), looks["skin"], 4))
         line = hip + np.linspace(-0.08, 1.05, 6)[:, None] * (chest - hip)
-        parts.append(_rings(line, np.array([0.1, 0.13, 0.125, 0.125, 0.12, 0.05]), np.array([0.13, 0.17, 0.155, 0.17, 0.2, 0.06]) * looks["girth"], looks["top"]))
-        parts.append(tube([chest, chest + [0.07, 0, 0.12]], 0.05, looks["skin"], 7))
+        parts.append(
+            _rings(
+                line,
+                np.array([0.1, 0.13, 0.125, 0.125, 0.12, 0.05]),
+                np.array([0.13, 0.17, 0.155, 0.17, 0.2, 0.06]) * looks["girth"],
+                looks["top"],
+            )
+        )
+        parts.append(tube([chest, chest + np.array([0.07, 0, 0.12])], 0.05, looks["skin"], 7))
         parts.append(ellipsoid((0.2, 0, 1.63), (0.095, 0.076, 0.115), looks["skin"], 7))
         parts.append(ellipsoid((0.18, 0, 1.67), (0.115, 0.09, 0.095), looks["head"], 7))
         return join(parts)

@@ -41,7 +41,12 @@ def write_bag(street: Street, path: Path) -> None:
         for frame in street.drive():
             stamp_ns = START_NS + round(frame.time_s * 1e9)
             if frame.index == 0:
-                write("/tf_static", mounting_transform(make, frame.mounting, stamp_ns, frame.camera.frame_id), stamp_ns, True)
+                write(
+                    "/tf_static",
+                    mounting_transform(make, frame.mounting, stamp_ns, frame.camera.frame_id),
+                    stamp_ns,
+                    True,
+                )
                 info = make.label_info(make.header(stamp_ns, frame.camera.frame_id), street.taxonomy)
                 write(f"{TRUTH_TOPIC}/label_info", info, stamp_ns, True)
             for topic, message in frame_messages(make, frame, stamp_ns, street.taxonomy).items():
@@ -53,7 +58,9 @@ def frame_messages(make: MessageFactory, frame: StreetFrame, stamp_ns: int, taxo
     """By topic: the image with its camera_info, the vehicle's pose and the truth."""
     optical = make.header(stamp_ns, frame.camera.frame_id)
     return {
-        "/tf": _transforms(make, stamp_ns, ODOMETRY_FRAME, BASE_FRAME, (frame.ego.x, frame.ego.y, 0), _yaw(frame.ego.heading)),
+        "/tf": _transforms(
+            make, stamp_ns, ODOMETRY_FRAME, BASE_FRAME, (frame.ego.x, frame.ego.y, 0), _yaw(frame.ego.heading)
+        ),
         f"{CAMERA_TOPIC}/camera_info": frame.camera.message(make, optical),
         f"{CAMERA_TOPIC}/image_raw": make.image(optical, frame.image, "bgr8"),
         f"{TRUTH_TOPIC}/class_map": make.image(optical, frame.class_map, "mono8"),
@@ -85,7 +92,9 @@ class StreetSource(Source):
         for frame in self._street.drive():
             time_ns = self._start_ns + round(frame.time_s * 1e9)
             header = make.header(time_ns, camera.frame_id)
-            yield SourceMessage(CAMERA_INFO, time_ns, f"camera_info_{frame.index:06d}", partial(camera.message, make, header))
+            yield SourceMessage(
+                CAMERA_INFO, time_ns, f"camera_info_{frame.index:06d}", partial(camera.message, make, header)
+            )
             yield SourceMessage(
                 IMAGE, time_ns, f"street_{frame.index:06d}", partial(make.image, header, frame.image, "bgr8")
             )
@@ -101,7 +110,12 @@ def street_source(name: str, fps: float | None = None, start_ns: int = 0) -> Str
     expected = "street:SEED, then perhaps ,frames=N ,fps=F ,size=WIDTHxHEIGHT ,weather=NAME"
     seed, *entries = name.removeprefix(SCHEME).split(",")
     options: dict[str, Any] = {"fps": fps} if fps else {}
-    readers = {"frames": ("n_frames", int), "fps": ("fps", float), "size": ("size", parse_size), "weather": ("weather", str)}
+    readers = {
+        "frames": ("n_frames", int),
+        "fps": ("fps", float),
+        "size": ("size", parse_size),
+        "weather": ("weather", str),
+    }
     try:
         options["seed"] = int(seed)
         for entry in entries:
@@ -155,7 +169,12 @@ def _quaternion(rotation: np.ndarray) -> np.ndarray:
     """(x, y, z, w) of a rotation matrix: the eigenvector that Bar-Itzhack (2000) finds, without special cases."""
     (a, b, c), (d, e, f), (g, h, i) = rotation
     matrix = np.array(
-        [[a - e - i, b + d, c + g, h - f], [b + d, e - a - i, f + h, c - g], [c + g, f + h, i - a - e, d - b], [h - f, c - g, d - b, a + e + i]]
+        [
+            [a - e - i, b + d, c + g, h - f],
+            [b + d, e - a - i, f + h, c - g],
+            [c + g, f + h, i - a - e, d - b],
+            [h - f, c - g, d - b, a + e + i],
+        ]
     )
     quaternion = np.linalg.eigh(matrix)[1][:, -1]
     return quaternion * (1 if quaternion[3] >= 0 else -1)
@@ -192,7 +211,9 @@ def _objects(make: MessageFactory, frame: StreetFrame, stamp_ns: int) -> Any:
         detections.append(
             make.message_class("vision_msgs/msg/Detection3D")(
                 header=header,
-                results=[make.message_class("vision_msgs/msg/ObjectHypothesisWithPose")(hypothesis=hypothesis, pose=pose)],
+                results=[
+                    make.message_class("vision_msgs/msg/ObjectHypothesisWithPose")(hypothesis=hypothesis, pose=pose)
+                ],
                 bbox=box,
                 id=str(thing.id),
             )

@@ -300,5 +300,3 @@ def picture(
 def sub_pixels() -> np.ndarray:
     """(4, 2), as (x, y) from the pixel's middle."""
     return _SUBPIXELS
-
-

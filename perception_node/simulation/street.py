@@ -21,8 +21,8 @@ from perception_node.simulation.sensor import Sensor
 from perception_node.simulation.traffic import Traffic, Wardrobe
 from perception_node.taxonomy import Taxonomy, builtin_taxonomy
 
-_WINDOW_M = 60.0
-_BEHIND_M, _AHEAD_M = 40.0, 230.0
+_WINDOW_M = 40.0
+_BEHIND_M, _AHEAD_M = 30.0, 220.0
 
 
 def default_camera(width: int, height: int) -> Camera:
@@ -43,6 +43,7 @@ class Street:
         mounting: by default 1.4 m above the ground and looking down a little, both by the seed.
         weather: one of WEATHERS, by default by the seed.
         size: (width, height) of the default camera's images.
+        reach_m: how far ahead there is anything; less is made faster.
 
     Raises:
         UserError: an argument is not what it can be, or Embree is not installed.
@@ -62,6 +63,7 @@ class Street:
         mounting: Mounting | None = None,
         weather: str | None = None,
         size: tuple[int, int] = (480, 360),
+        reach_m: float = _AHEAD_M,
     ):
         if seed < 0:
             raise UserError(f"seed {seed}: expected: 0 or more")
@@ -71,7 +73,7 @@ class Street:
             raise UserError(f"fps {fps}: expected: above 0, at most 1000")
         if weather is not None and weather not in WEATHERS:
             raise UserError(f"weather {weather!r}: expected: one of {', '.join(WEATHERS)}")
-        self.seed, self.n_frames, self.fps = seed, n_frames, fps
+        self.seed, self.n_frames, self.fps, self._reach_m = seed, n_frames, fps, reach_m
         self.taxonomy: Taxonomy = builtin_taxonomy("camvid")
         self._ids = {category.name: category.id for category in self.taxonomy}
         rng = self._rng(0)
@@ -159,18 +161,23 @@ class Street:
         pixels = self.camera.pixel_grid()
         middle = self.camera.rays(pixels).astype(np.float32)
         others = [self.camera.rays(pixels + offset).astype(np.float32) for offset in render.sub_pixels()]
-        return [middle] + [np.where(np.isfinite(rays), rays, middle) for rays in others]
+        return [middle] + [np.nan_to_num(np.where(np.isfinite(rays), rays, middle)) for rays in others]
 
     def _build_window(self, number: int):
-        """(what stands with its materials, the parked cars, the ground alone, all materials) from s = 60 m number on."""
-        start, end = number * _WINDOW_M - _BEHIND_M, (number + 1) * _WINDOW_M + _AHEAD_M
+        """(what stands with its materials, parked cars, the ground alone, all materials) of a stretch of the road."""
+        start, end = number * _WINDOW_M - _BEHIND_M, (number + 1) * _WINDOW_M + self._reach_m
         items = self.layout.near(start, end)
         built = [(item, self._build(item)) for item in items]
         parked = [thing for _, thing in built if isinstance(thing, Actor)]
         stuff = [pair for _, thing in built if not isinstance(thing, Actor) for pair in thing]
         x, y, _ = self.layout.pose((start + end) / 2, 0)
         far = 3000
-        corners = [(x - far, y - far, -0.02), (x + far, y - far, -0.02), (x + far, y + far, -0.02), (x - far, y + far, -0.02)]
+        corners = [
+            (x - far, y - far, -0.02),
+            (x + far, y - far, -0.02),
+            (x + far, y + far, -0.02),
+            (x - far, y + far, -0.02),
+        ]
         lawn = quad(corners, self.layout.textures["grass"], (far / 2, far / 2))
         standing = self._geometry([*stuff, ("tree", lawn)], parked)
         floor = [pair for item, thing in built if item.ground for pair in thing]

@@ -148,17 +148,14 @@ class Traffic:
             s = -60.0
             while s < end + 60:
                 s += rng.exponential(density) + 0.7
+                inner, outer = side.edge + 1.25, side.edge + side.pavement - 0.3
+                t = float(rng.uniform(inner, max(outer, inner + 0.1)))
+                pace = float(rng.choice([-1, 1]) * rng.uniform(0.9, 1.6)) if rng.random() < 0.85 else 0.0
+                beside = 0.65 if t < (inner + outer) / 2 else -0.65
                 for k in range(1 if rng.random() < 0.75 else 2):  # some go in pairs
                     id_ += 1
                     figure = wardrobe.pedestrians[rng.integers(_N_PEDESTRIANS)]
-                    inner, outer = side.edge + 1.25, side.edge + side.pavement - 0.3
-                    t = float(rng.uniform(inner, max(outer, inner + 0.1)))
-                    if k == 0:
-                        pace = float(rng.choice([-1, 1]) * rng.uniform(0.9, 1.6)) if rng.random() < 0.85 else 0.0
-                    else:
-                        t = first + (0.65 if first < (inner + outer) / 2 else -0.65)
-                    first = t
-                    yield Mover(id_, figure, s + 0.2 * k, side.sign * t, pace, z=KERB_M)
+                    yield Mover(id_, figure, s + 0.2 * k, side.sign * (t + k * beside), pace, z=KERB_M)
         id_ = _FIRST_MOVING_ID + 4000
         for s in layout.crossings:
             if s < 12 or rng.random() < 0.2:
@@ -174,7 +171,9 @@ class Traffic:
                 if any(start - 1.5 < moment < start + width / pace + 1 for moment in passing):
                     continue
                 side = layout.sides[0] if sign < 0 else layout.sides[1]
-                yield Mover(id_, figure, s + float(rng.uniform(-1, 1)), -sign * (side.edge + 0.5), 0.0, (start, sign * pace))
+                yield Mover(
+                    id_, figure, s + float(rng.uniform(-1, 1)), -sign * (side.edge + 0.5), 0.0, (start, sign * pace)
+                )
 
     def at(self, t: float) -> list[Actor]:
         """Those near the ego vehicle at t seconds."""
@@ -188,8 +187,6 @@ class Traffic:
             s = mover.s + mover.speed * t
             if not ego_s - _BEHIND_M < s < ego_s + _AHEAD_M:
                 continue
-            if self._lead and mover.figure in self._wardrobe.cyclists and mover.speed > 0:
-                pass
             direction = 1 if mover.speed >= 0 else -1
             if isinstance(mover.figure, Vehicle):
                 actors.append(self._vehicle(mover.id, mover.figure, s, mover.t, direction))

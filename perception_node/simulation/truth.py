@@ -92,7 +92,7 @@ def grid(view: View, scene: Scene, ground: Geometry, actors: Iterable[Actor], ro
     x, y = np.meshgrid(X_M[0] + (np.arange(nx) + 0.5) * RESOLUTION_M, Y_M[0] + (np.arange(ny) + 0.5) * RESOLUTION_M)
     cells = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], 1)
     world = view.world_points(cells)
-    below = ground.cast(world + [0, 0, 1], np.broadcast_to(np.float32([0, 0, -1]), world.shape))
+    below = ground.cast(world + np.array([0, 0, 1]), np.broadcast_to(np.float32([0, 0, -1]), world.shape))
     surface_z = 1 - below.distance
     is_road = ground.class_ids[below.triangle] == road
     taken = _footprints(view, actors, (ny, nx)).ravel()
@@ -104,7 +104,8 @@ def grid(view: View, scene: Scene, ground: Geometry, actors: Iterable[Actor], ro
     free &= np.isin(component, reached)
     seen_from = view.sees(cells)
     candidates = np.flatnonzero(seen_from)
-    target = world[candidates] + np.stack([0 * x.ravel()[candidates]] * 2 + [surface_z[candidates]], 1)
+    target = world[candidates]
+    target[:, 2] = surface_z[candidates]
     toward = target - view.origin
     distance = np.linalg.norm(toward, axis=1)
     _, hits = scene.cast(np.broadcast_to(view.origin, toward.shape).astype(np.float32), toward / distance[:, None])

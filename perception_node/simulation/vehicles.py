@@ -10,9 +10,22 @@ from perception_node.simulation.textures import Color, Texture, canvas, finish, 
 
 PX_PER_M = 72
 PAINTS: tuple[Color, ...] = (
-    (200, 202, 204), (160, 164, 168), (110, 114, 118), (60, 62, 66), (24, 25, 28), (228, 228, 226), (150, 24, 26),
-    (34, 52, 110), (22, 60, 96), (90, 120, 150), (26, 70, 50), (120, 100, 74), (190, 170, 130), (200, 130, 30), (84, 20, 34),
-)  # fmt: skip
+    (200, 202, 204),
+    (160, 164, 168),
+    (110, 114, 118),
+    (60, 62, 66),
+    (24, 25, 28),
+    (228, 228, 226),
+    (150, 24, 26),
+    (34, 52, 110),
+    (22, 60, 96),
+    (90, 120, 150),
+    (26, 70, 50),
+    (120, 100, 74),
+    (190, 170, 130),
+    (200, 130, 30),
+    (84, 20, 34),
+)
 PAINT_GLOSS, GLASS_GLOSS = 0.22, 0.6
 GLASS, RUBBER = (26, 30, 33), (24, 24, 25)
 
@@ -51,40 +64,143 @@ class Shape:
 SHAPES: dict[str, Shape] = {
     "hatchback": Shape(
         1.74,
-        ((0, .42), (.02, .72), (.06, .9), (.2, 1.0), (.55, 1.36), (.95, 1.45), (1.8, 1.48), (2.25, 1.42), (3.0, 1.0), (3.65, .86), (3.92, .7), (4.0, .42)),
-        0.94, (.35, 1.02, 1.95, 2.95), (.72, 3.22), 0.31, 0.3,
+        (
+            (0, 0.42),
+            (0.02, 0.72),
+            (0.06, 0.9),
+            (0.2, 1.0),
+            (0.55, 1.36),
+            (0.95, 1.45),
+            (1.8, 1.48),
+            (2.25, 1.42),
+            (3.0, 1.0),
+            (3.65, 0.86),
+            (3.92, 0.7),
+            (4.0, 0.42),
+        ),
+        0.94,
+        (0.35, 1.02, 1.95, 2.95),
+        (0.72, 3.22),
+        0.31,
+        0.3,
     ),
     "saloon": Shape(
         1.8,
-        ((0, .42), (.03, .75), (.08, .95), (.2, 1.0), (.8, 1.04), (1.4, 1.36), (1.85, 1.43), (2.6, 1.44), (3.0, 1.37), (3.65, .99), (4.35, .84), (4.58, .68), (4.66, .42)),
-        0.93, (1.0, 1.55, 2.5, 3.55), (.95, 3.72), 0.32, 0.22,
+        (
+            (0, 0.42),
+            (0.03, 0.75),
+            (0.08, 0.95),
+            (0.2, 1.0),
+            (0.8, 1.04),
+            (1.4, 1.36),
+            (1.85, 1.43),
+            (2.6, 1.44),
+            (3.0, 1.37),
+            (3.65, 0.99),
+            (4.35, 0.84),
+            (4.58, 0.68),
+            (4.66, 0.42),
+        ),
+        0.93,
+        (1.0, 1.55, 2.5, 3.55),
+        (0.95, 3.72),
+        0.32,
+        0.22,
     ),
     "estate": Shape(
         1.79,
-        ((0, .42), (.03, .75), (.08, .95), (.15, 1.02), (.5, 1.4), (.9, 1.47), (2.6, 1.49), (3.0, 1.4), (3.65, 1.0), (4.3, .85), (4.52, .68), (4.6, .42)),
-        0.94, (.3, 1.2, 1.75, 2.55, 3.55), (.9, 3.65), 0.32, 0.12,
+        (
+            (0, 0.42),
+            (0.03, 0.75),
+            (0.08, 0.95),
+            (0.15, 1.02),
+            (0.5, 1.4),
+            (0.9, 1.47),
+            (2.6, 1.49),
+            (3.0, 1.4),
+            (3.65, 1.0),
+            (4.3, 0.85),
+            (4.52, 0.68),
+            (4.6, 0.42),
+        ),
+        0.94,
+        (0.3, 1.2, 1.75, 2.55, 3.55),
+        (0.9, 3.65),
+        0.32,
+        0.12,
     ),
     "suv": Shape(
         1.87,
-        ((0, .5), (.03, .85), (.08, 1.05), (.15, 1.14), (.45, 1.58), (.85, 1.7), (2.4, 1.73), (2.85, 1.64), (3.45, 1.18), (4.15, 1.04), (4.42, .85), (4.5, .5)),
-        1.1, (.3, 1.1, 1.65, 2.45, 3.35), (.85, 3.6), 0.36, 0.14,
+        (
+            (0, 0.5),
+            (0.03, 0.85),
+            (0.08, 1.05),
+            (0.15, 1.14),
+            (0.45, 1.58),
+            (0.85, 1.7),
+            (2.4, 1.73),
+            (2.85, 1.64),
+            (3.45, 1.18),
+            (4.15, 1.04),
+            (4.42, 0.85),
+            (4.5, 0.5),
+        ),
+        1.1,
+        (0.3, 1.1, 1.65, 2.45, 3.35),
+        (0.85, 3.6),
+        0.36,
+        0.14,
     ),
     "van": Shape(
         1.95,
-        ((0, .42), (.02, 1.2), (.06, 1.85), (.2, 1.97), (1.5, 2.02), (3.5, 2.0), (3.85, 1.9), (4.45, 1.22), (4.85, 1.02), (4.98, .8), (5.05, .42)),
-        1.15, (3.05, 3.15, 4.35), (.95, 4.1), 0.33, 0.12,
+        (
+            (0, 0.42),
+            (0.02, 1.2),
+            (0.06, 1.85),
+            (0.2, 1.97),
+            (1.5, 2.02),
+            (3.5, 2.0),
+            (3.85, 1.9),
+            (4.45, 1.22),
+            (4.85, 1.02),
+            (4.98, 0.8),
+            (5.05, 0.42),
+        ),
+        1.15,
+        (3.05, 3.15, 4.35),
+        (0.95, 4.1),
+        0.33,
+        0.12,
     ),
     "bus": Shape(
         2.5,
-        ((0, .4), (.03, 1.5), (.08, 2.9), (.3, 3.06), (5, 3.1), (10.5, 3.08), (10.75, 2.9), (10.9, 1.3), (10.95, .4)),
-        1.25, (.4, 1.9, 3.4, 4.9, 6.4, 7.9, 9.4, 10.6), (2.6, 8.4), 0.48, 0.04,
+        (
+            (0, 0.4),
+            (0.03, 1.5),
+            (0.08, 2.9),
+            (0.3, 3.06),
+            (5, 3.1),
+            (10.5, 3.08),
+            (10.75, 2.9),
+            (10.9, 1.3),
+            (10.95, 0.4),
+        ),
+        1.25,
+        (0.4, 1.9, 3.4, 4.9, 6.4, 7.9, 9.4, 10.6),
+        (2.6, 8.4),
+        0.48,
+        0.04,
     ),
     "lorry": Shape(
         2.3,
-        ((5.4, .6), (5.42, 2.4), (5.6, 2.65), (6.5, 2.68), (6.8, 2.5), (7.1, 1.45), (7.2, 1.2), (7.3, .5)),
-        1.45, (5.9, 6.0, 6.95), (1.3, 6.4), 0.46, 0.06,
+        ((5.4, 0.6), (5.42, 2.4), (5.6, 2.65), (6.5, 2.68), (6.8, 2.5), (7.1, 1.45), (7.2, 1.2), (7.3, 0.5)),
+        1.45,
+        (5.9, 6.0, 6.95),
+        (1.3, 6.4),
+        0.46,
+        0.06,
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +236,9 @@ def vehicle(rng: np.random.Generator, kind: str | None = None, lights: bool = Fa
         paint = varied(rng, ((170, 26, 30), (30, 90, 60), (220, 180, 50), (40, 70, 130))[rng.integers(4)], 10)
     parts = [_body(rng, shape, kind, paint, lights)]
     if kind == "lorry":
-        load = finish(canvas(64, varied(rng, ((220, 220, 216), (60, 90, 140), (150, 50, 40))[rng.integers(3)], 12)), 0.08)
+        load = finish(
+            canvas(64, varied(rng, ((220, 220, 216), (60, 90, 140), (150, 50, 40))[rng.integers(3)], 12)), 0.08
+        )
         parts.append(box((0, -1.22, 0.95), (5.3, 1.22, rng.uniform(3.0, 3.5)), load, 0.2, bottom=True))
         parts.append(box((0.1, -0.9, 0.5), (5.6, 0.9, 0.95), plain((34, 34, 36)), bottom=True))
         red = plain((190, 20, 20), 0.2, emission=0.8 if lights else 0.0)
@@ -134,10 +252,10 @@ def vehicle(rng: np.random.Generator, kind: str | None = None, lights: bool = Fa
     corners = (mesh.corners - np.array([shape.length / 2, 0, 0], np.float32)) * stretch.astype(np.float32)
     normals = mesh.normals / stretch.astype(np.float32)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
-    # The wheels stand on the ground, whatever the stretch.
     mesh = Mesh(corners, normals.astype(np.float32), mesh.uvs, mesh.texture_keys, mesh.textures)
-    low, high = mesh.corners.reshape(-1, 3).min(0), mesh.corners.reshape(-1, 3).max(0)
-    return Vehicle(mesh, tuple(float(v) for v in (high - low)[:2]) + (float(high[2]),), kind)
+    points = mesh.corners.reshape(-1, 3)
+    length, width, _ = (points.max(0) - points.min(0)).tolist()
+    return Vehicle(mesh, (length, width, float(points[:, 2].max())), kind)
 
 
 def _body(rng: np.random.Generator, shape: Shape, kind: str, paint: Color, lights: bool) -> Mesh:
@@ -171,7 +289,10 @@ def _body(rng: np.random.Generator, shape: Shape, kind: str, paint: Color, light
     )  # (n, 9, 2): y, z
     points = np.concatenate([np.repeat(x[:, None, None], 9, 1), rows], -1)
     side = _side_picture(rng, shape, kind, paint)
-    front, rear = _end_picture(rng, shape, kind, paint, True, lights), _end_picture(rng, shape, kind, paint, False, lights)
+    front, rear = (
+        _end_picture(rng, shape, kind, paint, True, lights),
+        _end_picture(rng, shape, kind, paint, False, lights),
+    )
     parts = []
     side_uv = np.stack([(points[..., 0] - x0) / (x1 - x0), 1 - points[..., 2] / (height + 0.02)], -1)
     parts.append(sheet(points[:, :7], side, side_uv[:, :7]))
@@ -188,7 +309,11 @@ def _body(rng: np.random.Generator, shape: Shape, kind: str, paint: Color, light
         parts.append(sheet(grid, texture, uv if at else uv[::-1], smooth=False))
     floor = plain((22, 22, 23))
     body = join(parts)
-    whole = [body, body.mirrored(), box((x0 + 0.15, -half * 0.85, 0.24), (x1 - 0.15, half * 0.85, 0.34), floor, bottom=True)]
+    whole = [
+        body,
+        body.mirrored(),
+        box((x0 + 0.15, -half * 0.85, 0.24), (x1 - 0.15, half * 0.85, 0.34), floor, bottom=True),
+    ]
     return join(whole)
 
 
@@ -236,7 +361,11 @@ def _side_picture(rng: np.random.Generator, shape: Shape, kind: str, paint: Colo
     lamp = max(0.62, shape.belt - 0.28)
     polygon([(x0, lamp), (x0 + 0.16, lamp), (x0 + 0.12, lamp + 0.2), (x0, lamp + 0.22)], (140, 16, 18), 0.4)
     end = x0 + length
-    polygon([(end - 0.42, lamp + 0.06), (end, lamp - 0.06), (end, lamp + 0.06), (end - 0.2, lamp + 0.14)], (206, 210, 212), 0.5)
+    polygon(
+        [(end - 0.42, lamp + 0.06), (end, lamp - 0.06), (end, lamp + 0.06), (end - 0.2, lamp + 0.14)],
+        (206, 210, 212),
+        0.5,
+    )
     # Paint is lighter where it turns to the sky.
     rows = np.linspace(1.06, 0.86, size[0])[:, None, None]
     return finish(picture * rows, gloss)
@@ -260,7 +389,14 @@ def _end_picture(rng: np.random.Generator, shape: Shape, kind: str, paint: Color
     rectangle(0, 0, half, 0.34, dark if rng.random() < 0.6 else tuple(c * 0.6 for c in paint), 0.05)
     glazed = front or kind in ("hatchback", "saloon", "estate", "suv", "bus")
     if glazed:
-        rectangle(0, belt + 0.06, half * (0.78 if kind in ("hatchback", "saloon", "estate", "suv") else 0.9), top - 0.1, GLASS, GLASS_GLOSS)
+        rectangle(
+            0,
+            belt + 0.06,
+            half * (0.78 if kind in ("hatchback", "saloon", "estate", "suv") else 0.9),
+            top - 0.1,
+            GLASS,
+            GLASS_GLOSS,
+        )
     elif kind == "van":
         rectangle(0.42, belt + 0.15, 0.32, top - 0.25, GLASS, GLASS_GLOSS)
     if not front and kind in ("van", "lorry"):
@@ -268,7 +404,9 @@ def _end_picture(rng: np.random.Generator, shape: Shape, kind: str, paint: Color
     lamp = max(0.6, belt - 0.3)
     if front:
         rectangle(0, lamp - 0.16, half * rng.uniform(0.35, 0.6), lamp + rng.uniform(-0.02, 0.08), dark, 0.1)
-        rectangle(half * 0.74, lamp - 0.04, half * 0.2, lamp + 0.11, (250, 250, 244) if lights else (206, 212, 214), 0.55)
+        rectangle(
+            half * 0.74, lamp - 0.04, half * 0.2, lamp + 0.11, (250, 250, 244) if lights else (206, 212, 214), 0.55
+        )
         rectangle(0, 0.36, half * 0.5, 0.46, dark, 0.02)
     else:
         rectangle(half * 0.8, lamp - 0.02, half * 0.14, lamp + 0.24, (235, 30, 26) if lights else (150, 18, 20), 0.4)
@@ -297,5 +435,7 @@ def _wheels(rng: np.random.Generator, shape: Shape) -> list[Mesh]:
             outer = side * (shape.width / 2 - 0.03)
             inner = outer - side * wide
             parts.append(tube([[at, inner, shape.wheel], [at, outer, shape.wheel]], shape.wheel, tyre, 18))
-            parts.append(disc(np.array([at, outer + side * 0.008, shape.wheel]), [0, side, 0], shape.wheel * 0.98, alloy))
+            parts.append(
+                disc(np.array([at, outer + side * 0.008, shape.wheel]), [0, side, 0], shape.wheel * 0.98, alloy)
+            )
     return parts

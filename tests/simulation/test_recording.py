@@ -31,7 +31,8 @@ def street() -> Street:
 def bag(tmp_path_factory):
     path = tmp_path_factory.mktemp("bags") / "street"
     result = CliRunner().invoke(
-        main, ["simulate", "--out", str(path), "--seed", "5", "--frames", "2", "--size", "64x48", "--weather", "overcast"]
+        main,
+        ["simulate", "--out", str(path), "--seed", "5", "--frames", "2", "--size", "64x48", "--weather", "overcast"],
     )
     assert result.exit_code == 0, result.output
     return path

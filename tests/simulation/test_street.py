@@ -1,7 +1,5 @@
 """The simulated street: the same bytes again, and truth that agrees with itself and with the geometry."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,6 @@ from perception_node.camera import Camera
 from perception_node.errors import UserError
 from perception_node.mounting import Mounting
 from perception_node.simulation import Street
-from perception_node.simulation.street import default_camera
 
 SIZE = (160, 120)
 FRAMES = (0, 6, 40)
@@ -19,7 +16,7 @@ FRAMES = (0, 6, 40)
 
 @pytest.fixture(scope="module")
 def street() -> Street:
-    return Street(seed=7, n_frames=60, size=SIZE, weather="day")
+    return Street(seed=7, n_frames=60, size=SIZE, weather="day", reach_m=60)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +25,7 @@ def frames(street):
 
 
 def test_same_seed_same_bytes_in_any_order(street, frames):
-    other = Street(seed=7, n_frames=60, size=SIZE, weather="day")
+    other = Street(seed=7, n_frames=60, size=SIZE, weather="day", reach_m=60)
     for index in (40, 0):  # backwards
         again = other.frame(index)
         for name in ("image", "class_map", "instance_map", "depth", "drivable"):
@@ -104,7 +101,7 @@ def test_grid_agrees_with_the_image(street, frames):
 
 def test_lights_differ():
     """By day there are shadows, dusk is warm, overcast is gray, rain is darker than an overcast day."""
-    images = {w: Street(3, 1, size=(96, 72), weather=w).frame(0).image for w in ("day", "overcast", "dusk")}
+    images = {w: Street(3, 1, size=(96, 72), weather=w, reach_m=30).frame(0).image for w in ("day", "overcast", "dusk")}
     colors = {weather: image.reshape(-1, 3).mean(0) for weather, image in images.items()}
     warmth = {weather: color[2] / color[0] for weather, color in colors.items()}
     assert warmth["dusk"] > 1.1 * warmth["overcast"]
@@ -113,22 +110,20 @@ def test_lights_differ():
 
 
 def test_seeds_differ():
-    one, two = (Street(seed, 1, size=(32, 24)).frame(0).image.astype(int) for seed in (11, 12))
+    one, two = (Street(seed, 1, size=(32, 24), reach_m=20).frame(0).image.astype(int) for seed in (11, 12))
     assert np.abs(one - two).mean() > 10
 
 
 def test_fisheye_sees_what_it_sees():
     """Any camera: a fisheye's rays are exact too, and pixels that its lens does not fill are unlabelled and black."""
-    base = default_camera(96, 72)
     matrix = np.array([[40.0, 0, 47.5], [0, 40.0, 35.5], [0, 0, 1]])
     fisheye = Camera(96, 72, "equidistant", np.array([-0.3, 0, 0, 0]), matrix, np.eye(3), np.zeros((3, 4)))
-    frame = Street(7, 1, camera=fisheye, mounting=Mounting.from_angles(2.0, np.radians(20))).frame(0)
+    frame = Street(7, 1, camera=fisheye, mounting=Mounting.from_angles(2.0, np.radians(20)), reach_m=30).frame(0)
     blind = ~np.isfinite(fisheye.rays(fisheye.pixel_grid())).all(1).reshape(72, 96)
     assert (frame.class_map[blind] == 255).all()
     assert not frame.image[blind].any()
     road = frame.class_map == 3
     assert np.abs(base_points(frame)[road][:, 2]).max() < 0.02
-    assert replace(base, frame_id="").width == 96
 
 
 @pytest.mark.parametrize(
@@ -149,8 +144,8 @@ def base_points(frame) -> np.ndarray:
     """(H, W, 3): where pixels' depths are in the base frame."""
     rays = frame.camera.rays(frame.camera.pixel_grid()).reshape(*frame.depth.shape, 3)
     with np.errstate(invalid="ignore"):
-        optical = rays / rays[..., 2:] * frame.depth[..., None]
-    return optical @ frame.mounting.rotation.T + frame.mounting.translation
+        optical = rays / rays[..., 2:] * np.where(np.isfinite(frame.depth), frame.depth, 1e6)[..., None]
+    return np.nan_to_num(optical) @ frame.mounting.rotation.T + frame.mounting.translation
 
 
 def in_street(frame, position) -> np.ndarray:

@@ -160,7 +160,8 @@ def test_region_loss_counts_classes_not_pixels():
 
 
 def test_rare_classes_weigh_more():
-    np.testing.assert_allclose(frequency_weights(np.array([400, 100, 25])), [0.5, 1, 2])
+    np.testing.assert_allclose(frequency_weights(np.array([400, 100, 25]), 0.5), [0.5, 1, 2])
+    np.testing.assert_allclose(frequency_weights(np.array([400, 100, 25]), 0), [1, 1, 1])
 
 
 def test_temperature_restores_what_was_multiplied():

@@ -59,7 +59,7 @@ def region_loss(probability: Tensor, truth: Tensor) -> Tensor:
     return 1 - (hits[present] / (pixels.sum(0) + area - hits)[present]).mean()
 
 
-def frequency_weights(counts: np.ndarray) -> np.ndarray:
-    """Rare classes count more: (median frequency / frequency) ** 0.5, within 0.5..4; float32 (C,) from pixels (C,)."""
+def frequency_weights(counts: np.ndarray, power: float) -> np.ndarray:
+    """Rare classes count more: (median frequency / frequency) ** power, within 0.5..4; pixels (C,) -> float32 (C,)."""
     frequency = counts / max(1, counts.sum())
-    return np.clip(np.sqrt(np.median(frequency) / np.maximum(frequency, 1e-6)), 0.5, 4).astype(np.float32)
+    return np.clip((np.median(frequency) / np.maximum(frequency, 1e-6)) ** power, 0.5, 4).astype(np.float32)

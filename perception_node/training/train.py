@@ -80,7 +80,8 @@ def _train(config, data, out, workers, start, rank, world, device) -> dict[str, 
         persistent_workers=workers > 0,
     )
     validation = Validation(open_frames(config, "val", data), config)
-    weights = torch.from_numpy(frequency_weights(class_pixels(sets[0], n_classes))).to(device)
+    pixels = class_pixels(sets[0], n_classes)
+    weights = torch.from_numpy(frequency_weights(pixels, config["loss"]["class_balance"])).to(device)
 
     net = build_network(config, None if start else imagenet_weights(config["network"]["backbone"]))
     if start:

@@ -549,6 +549,36 @@ def quantize(
 
 
 @main.command()
+@click.argument("model")
+@click.option("--precision", required=True, help="fp16 (mixed), int8 (after quantize), or fp32.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Model folder to make.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder with an int8 calibration's result. Default: int8/ in the model's folder.",
+)
+@_JSON
+def convert(model: str, precision: str, out: Path, calibration: Path | None, as_json: bool) -> None:
+    """Make a model folder of MODEL's network in another precision, as ONNX.
+
+    \b
+    perception convert engines/mine --precision fp16 --out engines/mine_fp16
+    perception quantize engines/mine --footage drive.mp4
+    perception convert engines/mine --precision int8 --out engines/mine_int8
+
+    It is the network that `build` builds from. On a GPU `build --precision` does all of it.
+    """
+    from perception_node.engine.convert import convert as run
+
+    differences = run(load_model(model), precision, out, calibration, lambda line: click.echo(line, err=True))
+    if as_json:
+        click.echo(json.dumps({"out": str(out), "differences": differences}))
+        return
+    shown = ", ".join(f"{name} {'-' if value is None else format(value, '.2g')}" for name, value in differences.items())
+    click.echo(f"-> {out}; on a random image, largest difference to {model}: {shown}")
+
+
+@main.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @_JSON
 def inspect(file: Path, as_json: bool) -> None:

@@ -52,19 +52,20 @@ def boundary_overlap(truth: np.ndarray, predicted: np.ndarray, n_classes: int) -
     height, width = truth.shape
     side = 2 * max(1, round(BOUNDARY_RATIO * float(np.hypot(height, width)))) + 1
     square = np.ones((side, side), np.uint8)
+
+    def in_boundary(class_map: np.ndarray) -> np.ndarray:
+        """Whether the square around a pixel has another class in it, or reaches over the image's border."""
+        least = cv2.erode(class_map, square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+        most = cv2.dilate(class_map, square, borderType=cv2.BORDER_CONSTANT, borderValue=255)
+        return least != most
+
+    def pixels(class_map: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+        return np.bincount(class_map[chosen], minlength=256)[:n_classes]
+
     known = truth != UNLABELLED
-    result = np.zeros((n_classes, 2), np.int64)
-
-    def boundary(class_map: np.ndarray, class_id: int) -> np.ndarray:
-        mask = (class_map == class_id).view(np.uint8)
-        inner = cv2.erode(mask, square, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-        return (mask != inner) & known
-
-    occurs = np.bincount(truth.ravel(), minlength=256) + np.bincount(predicted.ravel(), minlength=256) > 0
-    for class_id in np.flatnonzero(occurs[:n_classes]).tolist():
-        one, other = boundary(truth, class_id), boundary(predicted, class_id)
-        result[class_id] = np.count_nonzero(one & other), np.count_nonzero(one | other)
-    return result
+    one, other = in_boundary(truth) & known, in_boundary(predicted) & known
+    both = pixels(truth, one & other & (truth == predicted))
+    return np.column_stack([both, pixels(truth, one) + pixels(predicted, other) - both])
 
 
 @dataclass

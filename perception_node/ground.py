@@ -276,8 +276,9 @@ class Ground:
         usable = self.ground_xy[self.footprint <= options.max_footprint]
         usable = usable[np.hypot(*usable.T) <= self.range_max]
         bearing = np.arctan2(usable[:, 1], usable[:, 0])
-        # Around their mean direction, which may be behind.
-        middle = np.arctan2(np.sin(bearing).sum(), np.cos(bearing).sum())
+        # Around their mean direction, which may be behind; 0 for a camera that sees all around.
+        east, north = np.cos(bearing).sum(), np.sin(bearing).sum()
+        middle = np.arctan2(north, east) if hypot(east, north) > 0.01 * bearing.size else 0.0
         aside = np.arctan2(np.sin(bearing - middle), np.cos(bearing - middle))
         least, most = middle + aside.min(initial=0), middle + aside.max(initial=0)
         self.angles = np.linspace(least, most, options.free_space_bearings)
@@ -303,7 +304,7 @@ class Ground:
         return (
             f"{angles[0]:.1f} degrees (positive looks down; roll {angles[1]:.1f}, yaw {angles[2]:.1f}, "
             f"{self.mounting.height_m:.2f} m above the ground): the camera sees no ground within {options.grid_x_min} "
-            f"to {options.grid_x_max} m ahead and {options.grid_half_width} m to the sides at {options.max_footprint} m "
+            f"to {options.grid_x_max} m ahead, {options.grid_half_width} m to the sides, at {options.max_footprint} m "
             "a pixel at most; expected: a mounting that looks at the ground, or a larger grid"
         )
 

@@ -4,8 +4,8 @@ Knows no ROS: messages are handed in, rclpy's or rosbags'. The node subscribes; 
 """
 
 import threading
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -67,13 +67,12 @@ class CalibrationOptions:
         return not self.mounting_url and self.mounting_height == 0
 
 
-@dataclass
+@dataclass(slots=True)
 class _Known:
     """Something that was read, or the reason why not."""
 
     value: Any = None
     error: BadCalibration | None = None
-    read_from: Any = field(default=None, repr=False)
 
     def get(self) -> Any:
         if self.error:
@@ -93,32 +92,30 @@ class CalibrationInput:
         self._lock = threading.Lock()
         self._transforms = Transforms()
         self._transform_error: BadCalibration | None = None
-        self._camera, self._mounting = _Known(), _Known()
-        if options.camera_info_url:
-            self._camera = _read(partial(Camera.from_yaml, rectified=options.rectified), options.camera_info_url)
+        self._camera_info: Any = None
+        self._current: Calibration | None = None
+        self._scaled: tuple[Camera, Camera] | None = None
+        self.set_options(options)
+
+    def set_options(self, options: CalibrationOptions) -> None:
+        """Changes where to look, and reads files again. What messages told is kept."""
+        mounting = _Known()
         if options.mounting_height != 0:
             angles = np.radians([options.mounting_pitch, options.mounting_roll, options.mounting_yaw])
             place = options.mounting_x, options.mounting_y
-            self._mounting = _read(lambda _: Mounting.from_angles(options.mounting_height, *angles, *place), None)
+            mounting = _known(lambda: Mounting.from_angles(options.mounting_height, *angles, *place))
         elif options.mounting_url:
-            self._mounting = _read(Mounting.from_yaml, options.mounting_url)
-        self._current: Calibration | None = None
-        self._scaled: tuple[Camera, Camera] | None = None
+            mounting = _known(lambda: Mounting.from_yaml(path_of_url(options.mounting_url)))
+        with self._lock:
+            self.options, self._mounting = options, mounting
+            self._camera = self._known_camera()
 
     def take_camera_info(self, message: Any) -> None:
         """A sensor_msgs/CameraInfo; the newest counts, also for images that are a little older."""
-        if not self.options.needs_camera_info:
-            return
-        fields = _fields(message)
         with self._lock:
-            if fields == self._camera.read_from:
-                return
-            known = _Known(read_from=fields)
-            try:
-                known.value = Camera.from_message(message, self.options.rectified)
-            except BadCalibration as error:
-                known.error = BadCalibration(f"camera_info: {error.field}", str(error).removeprefix(f"{error.field}: "))
-            self._camera = known
+            if self._camera_info is None or _fields(message) != _fields(self._camera_info):
+                self._camera_info = message
+                self._camera = self._known_camera()
 
     def take_transforms(self, message: Any) -> None:
         """A tf2_msgs/TFMessage of /tf_static or /tf."""
@@ -127,6 +124,22 @@ class CalibrationInput:
                 self._transforms.add(message)
             except BadCalibration as error:
                 self._transform_error = error
+
+    def __str__(self) -> str:
+        """What is known, for people; before the first image was asked about, that."""
+        if self._current is None:
+            return "no image yet"
+        camera, mounting = self._current
+        pitch, roll, yaw = np.degrees(mounting.angles())
+        return (
+            f"{camera.distortion_model} {camera.width}x{camera.height}; height {mounting.height_m:.2f} m, "
+            f"pitch {pitch:.1f}, roll {roll:.1f}, yaw {yaw:.1f} degrees"
+        )
+
+    @property
+    def has_camera_info(self) -> bool:
+        """Whether one was taken, be it right or wrong."""
+        return self._camera_info is not None
 
     def calibration(self, frame_id: str, width: int, height: int) -> Calibration:
         """For an image with this frame_id in its header and this size in pixels.
@@ -146,6 +159,19 @@ class CalibrationInput:
             if self._current is None or self._current != (camera, mounting):
                 self._current = Calibration(camera, mounting)
             return self._current
+
+    def _known_camera(self) -> "_Known":
+        url, rectified, message = self.options.camera_info_url, self.options.rectified, self._camera_info
+        if url:
+            return _known(lambda: Camera.from_yaml(path_of_url(url), rectified))
+        if message is None:
+            return _Known()
+        if message.k[0] == 0:  # so sensor_msgs/CameraInfo has it
+            return _Known(error=MissingCalibration("camera_info", "K is zero: its camera is not calibrated"))
+        known = _known(lambda: Camera.from_message(message, rectified))
+        if known.error:
+            known.error = BadCalibration("camera_info", str(known.error))
+        return known
 
     def _at_size(self, camera: Camera, width: int, height: int) -> Camera:
         original, scaled = self._scaled or (None, None)
@@ -203,9 +229,9 @@ def _package_share(package: str, path: str) -> Path:
         raise UserError(f"package {package!r}: not found; expected: one that is installed") from error
 
 
-def _read(read: Any, url: str | None) -> _Known:
+def _known(read: Callable[[], Any]) -> _Known:
     try:
-        return _Known(read(None if url is None else path_of_url(url)))
+        return _Known(read())
     except BadCalibration as error:
         return _Known(error=error)
     except UserError as error:

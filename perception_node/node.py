@@ -29,18 +29,22 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
+from perception_node.calibration_input import Calibration, CalibrationInput, MissingCalibration
 from perception_node.dds import use_image_profile
 from perception_node.diagnostics import Diagnostics, Level
-from perception_node.errors import BadImage, DeviceError, UserError, one_line
+from perception_node.errors import BadCalibration, BadImage, DeviceError, UserError, one_line
+from perception_node.image import CameraImage
 from perception_node.messages import MessageFactory, camera_image
-from perception_node.parameters import FUSION, PUBLISH, Parameters
+from perception_node.parameters import CALIBRATION, FUSION, PUBLISH, Parameters
 from perception_node.pipeline import Pipeline
-from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, LABEL_INFO, NODE, OUTPUTS, Scene
+from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, LABEL_INFO, NODE, OUTPUTS, TF, TF_STATIC, Scene
 from perception_node.worker import Worker, Workers
 
 SENSOR_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 OUTPUT_QOS = QoSProfile(depth=5)  # reliable: RViz and nav2 ask for it, and who asks for less gets it too
 LATCHED_QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+TF_QOS = QoSProfile(depth=100)
+TF_STATIC_QOS = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 RCLError = rclpy_implementation.RCLError
 WARNING_PERIOD_S = 5.0
 UNCONFIGURED, INACTIVE, ACTIVE, FINALIZED = "unconfigured", "inactive", "active", "finalized"
@@ -68,10 +72,12 @@ class PerceptionNode(LifecycleNode):
         self._figures = Diagnostics()
         self.timer, self.fusion = self._figures.timer, {}
         self._not_before = 0.0
-        self._camera_info: CameraInfo | None = None
+        self._calibration = CalibrationInput(self._settings.calibration_options())
+        self._calibration_problem: BadCalibration | None = None
         self._outputs: dict[str, Any] = {}
         self._label_info: Any = None
         self._inputs: list[Any] = []
+        self._transform_inputs: list[Any] = []
         self._publishing: ThreadPoolExecutor | None = None
         super().__init__(NODE, **options)  # from here on rclpy destroys the node if the process ends
         self._settings = Parameters(self, lambda: self.state, self._apply)
@@ -102,7 +108,8 @@ class PerceptionNode(LifecycleNode):
             else:
                 image = camera_image(message)
                 frame = pipeline(image).without_below(self._settings["min_score"])
-                scene = Scene(message.header, image, frame, pipeline.model.taxonomy, self.timer)
+                calibration = self._calibrate(message.header, image)
+                scene = Scene(message.header, image, frame, pipeline.model.taxonomy, self.timer, calibration)
                 self._publishing.submit(self._publish, scene)
                 return
         except BadImage as error:
@@ -115,6 +122,17 @@ class PerceptionNode(LifecycleNode):
         except Exception as error:
             self._lose(error)
         self._worker.ready(self)
+
+    def _calibrate(self, header: Any, image: CameraImage) -> Calibration | None:
+        """Without a calibration, or with a wrong one, what needs none is made nevertheless."""
+        try:
+            calibration, problem = self._calibration.calibration(header.frame_id, image.width, image.height), None
+        except BadCalibration as error:
+            calibration, problem = None, error
+            if str(error) != str(self._calibration_problem):
+                self.get_logger().warning(f"no outputs in metres: {error}", throttle_duration_sec=WARNING_PERIOD_S)
+        self._calibration_problem = problem
+        return calibration
 
     def _publish(self, scene: Scene) -> None:
         self._worker.ready(self)  # for the next image, while this one's messages are made
@@ -202,6 +220,8 @@ class PerceptionNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def _configure(self) -> None:
+        self._calibration = CalibrationInput(self._settings.calibration_options())
+        self._calibration_problem = None
         options = self._settings.engine_options()
         self._worker = self._workers.join(self, options)
         model = self._worker.model
@@ -223,14 +243,15 @@ class PerceptionNode(LifecycleNode):
         self._figures.activated()
         self._inputs = [
             self.create_subscription(Image, IMAGE, self._on_image, SENSOR_QOS),
-            self.create_subscription(CameraInfo, CAMERA_INFO, self._on_camera_info, SENSOR_QOS),
+            self.create_subscription(CameraInfo, CAMERA_INFO, self._calibration.take_camera_info, SENSOR_QOS),
         ]
+        self._follow_transforms()
         self.get_logger().info(f"active: waiting for {self.resolve_topic_name(IMAGE)}")
 
     def _deactivate(self) -> None:
-        for subscription in self._inputs:
+        for subscription in (*self._inputs, *self._transform_inputs):
             self.destroy_subscription(subscription)
-        self._inputs = []
+        self._inputs, self._transform_inputs = [], []
         if self._publishing is not None:
             if self._worker.stop(self):
                 self._figures.dropped("superseded")
@@ -240,7 +261,7 @@ class PerceptionNode(LifecycleNode):
     def _clean_up(self) -> None:
         for publisher in (*self._outputs.values(), self._label_info):
             self.destroy_publisher(publisher)
-        self._outputs, self._label_info, self._camera_info = {}, None, None
+        self._outputs, self._label_info = {}, None
         self.fusion = {}
         if self._worker is not None:
             worker, self._worker = self._worker, None
@@ -262,20 +283,44 @@ class PerceptionNode(LifecycleNode):
         if any(name.startswith(FUSION) for name in changes):
             self.fusion = self._settings.fusion()
             self._worker.set_fusion(self)
+        if changes.keys() & CALIBRATION:
+            self._calibration.set_options(self._settings.calibration_options())
+            if self.state == ACTIVE:
+                self._follow_transforms()
 
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        self._camera_info = message
+    def _follow_transforms(self) -> None:
+        """Listens to TF where nothing else says where the camera is: on a vehicle there can be much of it."""
+        wanted = self._calibration.options.needs_transforms
+        if wanted and not self._transform_inputs:
+            try:
+                from tf2_msgs.msg import TFMessage
+            except ImportError:
+                self.get_logger().warning("tf2_msgs is not installed: no mounting from TF; set mounting_url")
+                return
+            take = self._calibration.take_transforms
+            self._transform_inputs = [
+                self.create_subscription(TFMessage, TF_STATIC, take, TF_STATIC_QOS),
+                self.create_subscription(TFMessage, TF, take, TF_QOS),
+            ]
+        elif not wanted:
+            for subscription in self._transform_inputs:
+                self.destroy_subscription(subscription)
+            self._transform_inputs = []
 
     def _publish_diagnostics(self) -> None:
         topic = self.resolve_topic_name(IMAGE)
         level, message = Level.OK, self.state
         if self.state == ACTIVE:
-            level, message = self._figures.health(topic, self._settings["camera_timeout"])
+            problem = self._calibration_problem
+            is_wrong = problem is not None and not isinstance(problem, MissingCalibration)
+            more = [(Level.WARN, f"no outputs in metres: {problem}")] if is_wrong else []
+            level, message = self._figures.health(topic, self._settings["camera_timeout"], more)
         values = {
             "state": self.state,
             **self._figures.values(),
             "cameras": self.count_publishers(IMAGE),
-            "camera_info": "yes" if self._camera_info else "none yet",
+            "camera_info": "yes" if self._calibration.has_camera_info else "none yet",
+            "calibration": str(self._calibration_problem or self._calibration),
         }
         if self._worker is not None:
             values.update(self._worker.about())

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.node import Node
 
+from perception_node.calibration_input import BASE_FRAME, CalibrationOptions
 from perception_node.engine import DEVICES, ENGINE_NAMES, PRECISIONS, PlanOptions, choose_engine
 from perception_node.errors import UserError
 from perception_node.model import DEFAULT_MODEL, Model, check_options, fusion_options
@@ -17,6 +18,7 @@ from perception_node.worker import EngineOptions
 
 AT_ANY_TIME, WHILE_UNCONFIGURED, NEVER = "at any time", "while unconfigured", "never"
 FUSION, PUBLISH = "fusion.", "publish."
+CALIBRATION = frozenset(field.name for field in fields(CalibrationOptions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,16 @@ PARAMETERS = (
     Parameter("min_score", 0.0, "Instances of a lower score are left out, their pixels unlabelled.", range=(0, 1)),
     Parameter("camera_timeout", 2.0, "Seconds without an image that diagnostics take for an error.", range=(0.1, 3600)),
     Parameter("diagnostics_period", 1.0, "Seconds from one message of diagnostics to the next.", range=(0.1, 60)),
+    Parameter("camera_info_url", "", "The camera's YAML file: file:///, package:// or a path; else the topic."),
+    Parameter("rectified", False, "The images are rectified: P of the calibration counts, K and D do not."),
+    Parameter("mounting_url", "", "The mounting's YAML file, likewise; else mounting_height, or TF."),
+    Parameter("mounting_height", 0.0, "Of the camera above the ground, metres. 0: not given.", range=(0, 1000)),
+    Parameter("mounting_pitch", 0.0, "With a height: degrees, positive looks down.", range=(-90, 90)),
+    Parameter("mounting_roll", 0.0, "With a height: degrees, positive leans to the right.", range=(-180, 180)),
+    Parameter("mounting_yaw", 0.0, "With a height: degrees, positive looks to the left.", range=(-180, 180)),
+    Parameter("mounting_x", 0.0, "With a height: metres ahead of the base frame's origin.", range=(-100, 100)),
+    Parameter("mounting_y", 0.0, "With a height: metres to the left of it.", range=(-100, 100)),
+    Parameter("base_frame", BASE_FRAME, "TF frame: x ahead, y left, z up, its origin on the ground."),
     *(Parameter(PUBLISH + name, True, f"Publish ~/{name} when somebody subscribes to it.") for name in OUTPUTS),
 )
 
@@ -104,6 +116,9 @@ class Parameters:
         names = ("precision", "auto_build", "allow_unverified")
         plan = PlanOptions(**{name: self[name] for name in names})
         return EngineOptions(self["model"], self["device"], self["engine"], self["threads"], plan)
+
+    def calibration_options(self) -> CalibrationOptions:
+        return CalibrationOptions(**{name: self[name] for name in CALIBRATION})
 
     def fusion(self) -> dict[str, Any]:
         """The options of the fusion."""

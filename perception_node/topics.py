@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from perception_node.calibration_input import Calibration
 from perception_node.drivable import drivable_area
 from perception_node.image import CameraImage
 from perception_node.messages import MessageFactory
@@ -17,6 +18,7 @@ from perception_node.visualize import draw_overlay
 
 NODE = "perception_node"
 IMAGE, CAMERA_INFO = "image", "camera_info"
+TF, TF_STATIC = "/tf", "/tf_static"
 LABEL_INFO, LABEL_INFO_TYPE = "label_info", "vision_msgs/msg/LabelInfo"
 DIAGNOSTICS = "/diagnostics"
 
@@ -31,6 +33,7 @@ class Scene:
         frame: its segmentation.
         taxonomy: of the frame's classes.
         timer: of the stages that are computed here.
+        calibration: of the camera that took the image; None where there is none, or a wrong one.
     """
 
     header: Any
@@ -38,6 +41,7 @@ class Scene:
     frame: PanopticFrame
     taxonomy: Taxonomy
     timer: StageTimer = field(default_factory=StageTimer)
+    calibration: Calibration | None = None
 
     @cached_property
     def drivable(self) -> np.ndarray:

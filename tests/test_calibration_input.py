@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from test_camera import camera, camera_info
+from test_camera import K, camera, camera_info
 from test_transforms import stamped
 
 from perception_node.calibration_input import CalibrationInput, CalibrationOptions, MissingCalibration, path_of_url
@@ -66,10 +66,13 @@ def test_images_resized_binned_and_cropped():
 def test_a_camera_info_that_is_wrong_counts_until_one_is_right():
     known = CalibrationInput(BY_PARAMETERS)
     known.take_camera_info(camera_info())
-    known.take_camera_info(camera_info(k=np.zeros(9)))
-    with pytest.raises(BadCalibration, match="camera_info: K: all zeros: the camera is not calibrated") as caught:
+    known.take_camera_info(camera_info(k=-K.ravel()))
+    with pytest.raises(BadCalibration, match="camera_info: K: focal lengths -500, -505") as caught:
         known.calibration("", 640, 480)
     assert not isinstance(caught.value, MissingCalibration)
+    known.take_camera_info(camera_info(k=np.zeros(9)))
+    with pytest.raises(MissingCalibration, match="camera_info: K is zero: its camera is not calibrated"):
+        known.calibration("", 640, 480)
     known.take_camera_info(camera_info())
     assert known.calibration("", 640, 480)
 
@@ -80,8 +83,9 @@ def test_files(tmp_path):
     options = CalibrationOptions(
         camera_info_url=f"file://{tmp_path}/camera.yaml", mounting_url=str(tmp_path / "mounting.yaml")
     )
-    known = CalibrationInput(options)
-    known.take_camera_info(camera_info(k=np.zeros(9)))  # the file goes before the topic
+    known = CalibrationInput(CalibrationOptions())
+    known.take_camera_info(camera_info(k=np.zeros(9)))
+    known.set_options(options)  # the file goes before the topic
     found = known.calibration("whatever", 640, 480)
     assert found.camera == camera("plumb_bob")
     assert found.mounting.angles().pitch == pytest.approx(0.05)
@@ -108,6 +112,18 @@ def test_what_is_wrong_is_said_when_it_is_asked_for(changes, message):
     with pytest.raises(BadCalibration, match=message) as caught:
         known.calibration("optical", 640, 480)
     assert not isinstance(caught.value, MissingCalibration)
+
+
+def test_changed_options_keep_what_messages_told():
+    known = CalibrationInput(CalibrationOptions())
+    known.take_camera_info(camera_info())
+    known.take_transforms(tf(("base_link", "optical", (1, 0, 1.5), AHEAD), ("ground", "base_link", (0, 0, 0.3))))
+    assert known.calibration("optical", 640, 480).mounting.height_m == 1.5
+    known.set_options(CalibrationOptions(base_frame="ground"))
+    assert known.calibration("optical", 640, 480).mounting.height_m == pytest.approx(1.8)
+    known.set_options(replace(BY_PARAMETERS, rectified=True))
+    assert known.calibration("optical", 640, 480).camera.rectified
+    assert known.calibration("optical", 640, 480).mounting == Mounting.from_angles(1.5, np.radians(2))
 
 
 def test_transforms_that_are_wrong():

@@ -29,7 +29,7 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 
-from perception_node.calibration_input import Calibration, CalibrationInput, MissingCalibration
+from perception_node.calibration_input import Calibration, CalibrationInput, CalibrationOptions, MissingCalibration
 from perception_node.dds import use_image_profile
 from perception_node.diagnostics import Diagnostics, Level
 from perception_node.errors import BadCalibration, BadImage, DeviceError, UserError, one_line
@@ -72,7 +72,7 @@ class PerceptionNode(LifecycleNode):
         self._figures = Diagnostics()
         self.timer, self.fusion = self._figures.timer, {}
         self._not_before = 0.0
-        self._calibration = CalibrationInput(self._settings.calibration_options())
+        self._calibration = CalibrationInput(CalibrationOptions())
         self._calibration_problem: BadCalibration | None = None
         self._outputs: dict[str, Any] = {}
         self._label_info: Any = None
@@ -129,8 +129,12 @@ class PerceptionNode(LifecycleNode):
             calibration, problem = self._calibration.calibration(header.frame_id, image.width, image.height), None
         except BadCalibration as error:
             calibration, problem = None, error
-            if str(error) != str(self._calibration_problem):
-                self.get_logger().warning(f"no outputs in metres: {error}", throttle_duration_sec=WARNING_PERIOD_S)
+            if str(error) == str(self._calibration_problem):
+                pass
+            elif isinstance(error, MissingCalibration):
+                self.get_logger().info(f"no outputs in metres: {error}")
+            else:
+                self.get_logger().warning(f"no outputs in metres: {error}")
         self._calibration_problem = problem
         return calibration
 

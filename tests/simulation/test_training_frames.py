@@ -7,10 +7,10 @@ from click.testing import CliRunner
 pytest.importorskip("embreex", reason="Embree is not installed: pip install 'perception_node[demo]'")
 pytest.importorskip("efficientnet_lite_pytorch", reason="training needs its backbone: make setup-training")
 
-from perception_node.simulation import Street  # noqa: E402
-from perception_node.taxonomy import builtin_taxonomy  # noqa: E402
-from perception_node.training.frames import LabelledFrames  # noqa: E402
-from perception_node.training.street import main  # noqa: E402
+from perception_node.simulation import Street
+from perception_node.taxonomy import builtin_taxonomy
+from perception_node.training.frames import LabelledFrames
+from perception_node.training.street import main
 
 
 def test_what_is_written_is_what_training_reads(tmp_path):

@@ -1,20 +1,24 @@
 """`perception replay`: a bag in, a bag with everything the node would publish out; no ROS needed."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from perception_node.bags import BagWriter, typestore
-from perception_node.errors import BadImage
+from perception_node.errors import BadImage, SourceError
 from perception_node.messages import MessageFactory, camera_image
 from perception_node.pipeline import Pipeline
 from perception_node.sources import Source, check_apart
+from perception_node.stamps import irregularities
 from perception_node.topics import IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE, OUTPUTS, Scene
 
 
-def replay(pipeline: Pipeline, source: Source, out: Path, overlay: bool = False) -> dict[str, Any]:
+def replay(
+    pipeline: Pipeline, source: Source, out: Path, overlay: bool = False, progress_bar: bool = True
+) -> dict[str, Any]:
     """Runs the pipeline over every image of the footage.
 
     The bag that it writes has the node's topics with the headers of the images, logged at the images' times.
@@ -24,31 +28,42 @@ def replay(pipeline: Pipeline, source: Source, out: Path, overlay: bool = False)
         source: the footage.
         out: folder of the bag to write; replaced if it is a bag, and nothing else, already.
         overlay: write the overlay too, as large as the input.
+        progress_bar: show one on stderr.
 
     Returns:
         frames, refused (images that could not be used), missing (images that the footage should have but ends before),
-        instances, stages_ms.
+        warnings (what is odd about the images' stamps, in words), instances, stages_ms; its "total" is all that a node
+        does with an image, but for sending the answers.
 
     Raises:
-        SourceError: the footage cannot be read, or `out` is something else than a bag or overlaps the footage.
+        SourceError: the footage cannot be read or has no image that can be used, or `out` is something else than a bag
+            or overlaps the footage.
     """
     check_apart(source.path, out)
     taxonomy = pipeline.model.taxonomy
     make = MessageFactory.rosbags(typestore())
     frames = refused = instances = 0
-    with BagWriter(out) as bag, tqdm(total=source.n_frames or None, desc="replay", unit="frame") as progress:
+    names: list[str] = []
+    stamps_ns: list[int] = []
+    with (
+        BagWriter(out) as bag,
+        tqdm(total=source.n_frames or None, desc="replay", unit="frame", disable=not progress_bar) as progress,
+    ):
         for item in source:
             if item.topic != IMAGE:
                 continue
             progress.update()
+            start = time.perf_counter()
             try:
                 with pipeline.timer("decode"):
                     image = camera_image(item.message)
             except BadImage as error:
                 refused += 1
-                progress.write(f"{item.name} refused: {error}", file=sys.stderr)
+                progress.write(f"{source.path}: {item.name} refused: {error}", file=sys.stderr)
                 continue
             header = item.message.header
+            names.append(item.name)
+            stamps_ns.append(header.stamp.sec * 10**9 + header.stamp.nanosec)
             if frames == 0:
                 info = make.label_info(header, taxonomy)
                 bag.write(
@@ -59,18 +74,26 @@ def replay(pipeline: Pipeline, source: Source, out: Path, overlay: bool = False)
                 )
             frame = pipeline(image)
             scene = Scene(header, image, frame, taxonomy, pipeline.timer)
-            for name, output in OUTPUTS.items():
-                if name != "overlay" or overlay:
-                    message = output.fill(make, scene)
-                    bag.write(
-                        f"/{NODE}/{name}", output.type, item.time_ns, typestore().serialize_cdr(message, output.type)
-                    )
+            messages = {
+                name: output.fill(make, scene) for name, output in OUTPUTS.items() if name != "overlay" or overlay
+            }
+            pipeline.timer.add("total", (time.perf_counter() - start) * 1e3)
+            for name, message in messages.items():
+                cdr = typestore().serialize_cdr(message, OUTPUTS[name].type)
+                bag.write(f"/{NODE}/{name}", OUTPUTS[name].type, item.time_ns, cdr)
             frames += 1
             instances += len(frame.instances)
+        if not frames:
+            raise SourceError(
+                f"{source.path}: none of its {refused} images can be used"
+                if refused
+                else f"{source.path}: holds no image; record it anew"
+            )
     return {
         "frames": frames,
         "refused": refused,
         "missing": source.missing(frames + refused),
+        "warnings": irregularities(names, stamps_ns),
         "instances": instances,
         "stages_ms": pipeline.timer.percentiles(),
     }

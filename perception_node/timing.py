@@ -42,6 +42,10 @@ class StageTimer:
     def add(self, stage: str, milliseconds: float) -> None:
         self._milliseconds[stage].append(milliseconds)
 
+    def milliseconds(self, stage: str) -> list[float]:
+        """Of the newest frames that had it, in their order; none where there was none."""
+        return list(self._milliseconds.get(stage, ()))
+
     def percentiles(self) -> dict[str, dict[str, float]]:
         """Milliseconds, as {"network": {"p50": 31.2, "p95": 35.0, "p99": 40.1}, ...}, in order of first use."""
         return {stage: percentiles(values) for stage, values in list(self._milliseconds.items())}

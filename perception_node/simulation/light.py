@@ -119,8 +119,13 @@ class Light:
         return fine[:, None] * np.float32([0.05, 0.05, 0.35])
 
     def _at(self, positions: np.ndarray, per_m: float) -> np.ndarray:
-        at = np.floor(positions[:, :2] * per_m).astype(np.int64) % _CLOUD_SIZE
-        return self.clouds[at[:, 1], at[:, 0]]
+        at = positions[:, :2] * np.float32(per_m)
+        cell = np.floor(at)
+        u, v = (at - cell).T
+        x0, y0 = cell.astype(np.int64).T % _CLOUD_SIZE
+        x1, y1 = (x0 + 1) % _CLOUD_SIZE, (y0 + 1) % _CLOUD_SIZE
+        low = self.clouds[y0, x0] * (1 - u) + self.clouds[y0, x1] * u
+        return low * (1 - v) + (self.clouds[y1, x0] * (1 - u) + self.clouds[y1, x1] * u) * v
 
     @property
     def ambient(self) -> np.ndarray:

@@ -12,8 +12,11 @@ _SAME_M = 1e-6
 
 def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """numpy's, for (..., 3) alone and several times as fast."""
-    (ax, ay, az), (bx, by, bz) = (np.moveaxis(np.asarray(v), -1, 0) for v in (a, b))
-    return np.stack(np.broadcast_arrays(ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx), -1)
+    (ax, ay, az), (bx, by, bz) = ((v[..., 0], v[..., 1], v[..., 2]) for v in (np.asarray(a), np.asarray(b)))
+    x = ay * bz - az * by
+    product = np.empty((*x.shape, 3), x.dtype)
+    product[..., 0], product[..., 1], product[..., 2] = x, az * bx - ax * bz, ax * by - ay * bx
+    return product
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +129,32 @@ def sheet(points: np.ndarray, texture: Texture, uvs: np.ndarray | None = None, s
     return Mesh(mesh.corners[keep], mesh.normals[keep], mesh.uvs[keep], mesh.texture_keys[keep], mesh.textures)
 
 
-def quad(points: np.ndarray, texture: Texture, uv_size: tuple[float, float] = (1, 1)) -> Mesh:
-    """A quadrilateral seen from the side where its four points (bottom left first) go counterclockwise.
+def quads(points: np.ndarray, texture: Texture, uv_sizes: np.ndarray) -> Mesh:
+    """Q quadrilaterals, each seen from the side where its four points (bottom left first) go counterclockwise.
 
-    The texture's top lies at the last two points; `uv_size` says how often it repeats.
+    Args:
+        points: (Q, 4, 3).
+        texture: its top lies at the last two points.
+        uv_sizes: (Q, 2), how often it repeats.
     """
-    a, b, c, d = np.asarray(points, float)
-    u, v = uv_size
-    return sheet([[a, d], [b, c]], texture, np.array([[[0, v], [0, 0]], [[u, v], [u, 0]]]), smooth=False)
+    points = np.asarray(points, float)
+    uvs = np.array([[0, 1], [1, 1], [1, 0], [0, 0]]) * np.asarray(uv_sizes, float)[:, None]
+    corners = points[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3, 3)
+    normal = cross(points[:, 2] - points[:, 0], points[:, 3] - points[:, 1])
+    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
+    return triangles(
+        corners, texture, uvs[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3, 2), normal.repeat(6, 0).reshape(-1, 3, 3)
+    )
+
+
+def quad(points: np.ndarray, texture: Texture, uv_size: tuple[float, float] = (1, 1)) -> Mesh:
+    """One of `quads`."""
+    return quads([points], texture, [uv_size])
+
+
+_BOX_FACES = np.array(
+    [(4, 6, 7, 5), (2, 0, 1, 3), (6, 2, 3, 7), (0, 4, 5, 1), (1, 5, 7, 3), (2, 6, 4, 0)]
+)  # ahead, behind, left, right, top, bottom; corner 4 i + 2 j + k is at x_i, y_j, z_k
 
 
 def box(
@@ -144,18 +165,11 @@ def box(
     bottom: bool = False,
 ) -> Mesh:
     """An upright box, its texture repeated `per_m` times a metre."""
-    (x0, y0, z0), (x1, y1, z1) = low, high
-    corners = {
-        "front": ([(x1, y0, z0), (x1, y1, z0), (x1, y1, z1), (x1, y0, z1)], y1 - y0, z1 - z0),
-        "back": ([(x0, y1, z0), (x0, y0, z0), (x0, y0, z1), (x0, y1, z1)], y1 - y0, z1 - z0),
-        "left": ([(x1, y1, z0), (x0, y1, z0), (x0, y1, z1), (x1, y1, z1)], x1 - x0, z1 - z0),
-        "right": ([(x0, y0, z0), (x1, y0, z0), (x1, y0, z1), (x0, y0, z1)], x1 - x0, z1 - z0),
-        "top": ([(x0, y0, z1), (x1, y0, z1), (x1, y1, z1), (x0, y1, z1)], x1 - x0, y1 - y0),
-        "bottom": ([(x0, y1, z0), (x1, y1, z0), (x1, y0, z0), (x0, y0, z0)], x1 - x0, y1 - y0),
-    }
-    if not bottom:
-        del corners["bottom"]
-    return join(quad(points, texture, (w * per_m, h * per_m)) for points, w, h in corners.values())
+    corners = np.stack(np.meshgrid(*zip(low, high, strict=True), indexing="ij"), -1).reshape(-1, 3)
+    length, width, height = np.subtract(high, low)
+    sizes = [(width, height), (width, height), (length, height), (length, height), (length, width), (length, width)]
+    n = 6 if bottom else 5
+    return quads(corners[_BOX_FACES[:n]], texture, np.array(sizes[:n]) * per_m)
 
 
 def tube(path: np.ndarray, radii: np.ndarray | float, texture: Texture, sides: int = 8, per_m: float = 1) -> Mesh:

@@ -44,7 +44,7 @@ def _rings(centers: np.ndarray, depth: np.ndarray, width: np.ndarray, texture: T
     return sheet(points.transpose(1, 0, 2), texture)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pedestrian:
     """Somebody, the feet at the origin, heading along x."""
 
@@ -76,22 +76,32 @@ class Pedestrian:
         height = self._looks["height"]
         return 0.36 * height, 0.32 * height, height
 
-    @cached_property
-    def poses(self) -> list[Mesh]:
-        """N_PHASES of a stride, then one who stands."""
-        return [self._pose(2 * np.pi * k / N_PHASES, 1.0) for k in range(N_PHASES)] + [self._pose(0.5, 0.12)]
+    @property
+    def textures(self) -> dict[int, Texture]:
+        """All that it may have, by key."""
+        return {value.key: value for value in self._looks.values() if isinstance(value, Texture)}
 
     def walking(self, distance: float) -> Mesh:
         """After so many metres."""
         stride = 0.82 * self._looks["height"]
-        return self.poses[int(distance / stride * N_PHASES) % N_PHASES]
+        return self._pose(int(distance / stride * N_PHASES) % N_PHASES, 1.0)
 
     @property
     def standing(self) -> Mesh:
-        return self.poses[-1]
+        return self._pose(1, 0.12)
 
-    def _pose(self, phase: float, swing: float) -> Mesh:
-        looks = self._looks
+    @cached_property
+    def _poses(self) -> dict[tuple[int, float], Mesh]:
+        """Those made so far."""
+        return {}
+
+    def _pose(self, number: int, swing: float) -> Mesh:
+        if (number, swing) not in self._poses:
+            self._poses[number, swing] = self._make(number, swing)
+        return self._poses[number, swing]
+
+    def _make(self, number: int, swing: float) -> Mesh:
+        phase, looks = 2 * np.pi * number / N_PHASES, self._looks
         girth, parts = looks["girth"], []
         bob = 0.012 * np.cos(2 * phase) * swing
         hip_z, neck = 0.52 + bob, 0.835 + bob
@@ -140,7 +150,7 @@ class Pedestrian:
         return Mesh(mesh.corners * height, mesh.normals, mesh.uvs, mesh.texture_keys, mesh.textures)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Cyclist:
     """A rider on a bicycle, the middle between the wheels at the origin, heading along x."""
 
@@ -148,27 +158,40 @@ class Cyclist:
     size: tuple[float, float, float] = (1.75, 0.6, 1.75)
 
     @cached_property
-    def poses(self) -> list[Mesh]:
-        """N_PHASES of a turn of the pedals."""
+    def _looks(self) -> dict:
         rng = np.random.default_rng(self.seed)
-        looks = {
+        return {
             "frame": plain(varied(rng, TOPS[rng.integers(len(TOPS))], 20), 0.15),
             "tyre": plain((26, 26, 27)),
+            "metal": plain((120, 122, 124), 0.2),
             "skin": plain(varied(rng, SKINS[rng.integers(len(SKINS))], 8)),
             "head": plain(varied(rng, (HAIRS if rng.random() < 0.5 else TOPS)[rng.integers(6)], 8)),
             "top": _choice(rng, TOPS),
             "legs": _choice(rng, LEGS),
             "girth": rng.uniform(0.9, 1.2),
             "basket": rng.random() < 0.3,
+            "wicker": plain((110, 90, 60)),
         }
-        return [self._pose(looks, 2 * np.pi * k / N_PHASES) for k in range(N_PHASES)]
+
+    @property
+    def textures(self) -> dict[int, Texture]:
+        """All that it may have, by key."""
+        return {value.key: value for value in self._looks.values() if isinstance(value, Texture)}
 
     def riding(self, distance: float) -> Mesh:
         """After so many metres."""
-        return self.poses[int(distance / 4.2 * N_PHASES) % N_PHASES]
+        number = int(distance / 4.2 * N_PHASES) % N_PHASES
+        if number not in self._poses:
+            self._poses[number] = self._make(number)
+        return self._poses[number]
 
-    def _pose(self, looks: dict, phase: float) -> Mesh:
-        parts, metal = [], plain((120, 122, 124), 0.2)
+    @cached_property
+    def _poses(self) -> dict[int, Mesh]:
+        """Those made so far."""
+        return {}
+
+    def _make(self, number: int) -> Mesh:
+        phase, looks, parts = 2 * np.pi * number / N_PHASES, self._looks, []
         rear, front, crank, radius = (
             np.array([-0.52, 0, 0.34]),
             np.array([0.53, 0, 0.34]),
@@ -181,7 +204,7 @@ class Cyclist:
             parts.append(tube(rim, 0.02, looks["tyre"], 5))
             for a in phase * 0.7 + np.arange(6) * np.pi / 6:
                 spoke = radius * np.array([np.cos(a), 0, np.sin(a)])
-                parts.append(tube([hub - spoke, hub + spoke], 0.004, metal, 3))
+                parts.append(tube([hub - spoke, hub + spoke], 0.004, looks["metal"], 3))
         seat, head = np.array([-0.2, 0, 0.86]), np.array([0.4, 0, 0.88])
         bars = [
             (rear, crank),
@@ -192,10 +215,10 @@ class Cyclist:
             (front, head + np.array([-0.03, 0, 0.1])),
         ]
         parts += [tube([a, b], 0.018, looks["frame"], 6) for a, b in bars]
-        parts.append(tube([[0.4, -0.28, 1.0], [0.44, 0, 1.0], [0.4, 0.28, 1.0]], 0.014, metal, 5))
+        parts.append(tube([[0.4, -0.28, 1.0], [0.44, 0, 1.0], [0.4, 0.28, 1.0]], 0.014, looks["metal"], 5))
         parts.append(ellipsoid((-0.22, 0, 0.92), (0.13, 0.08, 0.04), looks["tyre"], 4))
         if looks["basket"]:
-            parts.append(box((0.5, -0.16, 0.72), (0.78, 0.16, 0.95), plain((110, 90, 60))))
+            parts.append(box((0.5, -0.16, 0.72), (0.78, 0.16, 0.95), looks["wicker"]))
         hip, chest = np.array([-0.18, 0, 1.0]), np.array([0.1, 0, 1.44])
         for side in (-1, 1):
             a = phase + (np.pi if side > 0 else 0)

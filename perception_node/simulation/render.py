@@ -5,6 +5,7 @@ averaged over 4x4 pixels of the same surface (interleaved sampling, Keller and H
 one mirror ray finds, as strongly as Schlick's approximation (1994) of Fresnel says.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -272,7 +273,12 @@ def edges(surface: Surface, shape: tuple[int, int]) -> np.ndarray:
 
 
 def picture(
-    scene: Scene, origin: np.ndarray, rays: np.ndarray, sub_rays: list[np.ndarray], shape: tuple[int, int], pixel: float
+    scene: Scene,
+    origin: np.ndarray,
+    rays: np.ndarray,
+    sub_rays: list[Callable[[np.ndarray], np.ndarray]],
+    shape: tuple[int, int],
+    pixel: float,
 ) -> tuple[np.ndarray, Surface]:
     """(linear RGB (H, W, 3) float32, what the middles of the pixels show).
 
@@ -280,7 +286,7 @@ def picture(
         scene: what is there.
         origin: (3,), the camera.
         rays: float32 (H * W, 3), unit directions of the pixels' middles.
-        sub_rays: the same for other points of the pixels.
+        sub_rays: each gives the same for another point of the pixels (n,) that it is asked for.
         shape: (H, W).
         pixel: the angle that a pixel covers, radians.
     """
@@ -290,9 +296,10 @@ def picture(
     color = scene.shade(surface, rays, pixel, openness)
     ragged = np.flatnonzero(edges(surface, shape))
     total = color[ragged]
-    for directions in sub_rays:
-        sub = scene.surface(origin[ragged], directions[ragged])
-        total = total + np.minimum(scene.shade(sub, directions[ragged], pixel, openness[ragged]), 4)
+    for rays_of in sub_rays:
+        directions = rays_of(ragged)
+        sub = scene.surface(origin[ragged], directions)
+        total = total + np.minimum(scene.shade(sub, directions, pixel, openness[ragged]), 4)
     color[ragged] = total / (1 + len(sub_rays))
     return color.reshape(*shape, 3), surface
 

@@ -12,7 +12,7 @@ from perception_node.mounting import Mounting
 from perception_node.panoptic import PanopticFrame
 from perception_node.simulation import render, truth
 from perception_node.simulation.frame import EgoPose, StreetFrame
-from perception_node.simulation.layout import Actor, Item, Layout
+from perception_node.simulation.layout import Actor, Layout
 from perception_node.simulation.light import WEATHERS, Light
 from perception_node.simulation.mesh import Mesh, join, quad
 from perception_node.simulation.raycast import Geometry
@@ -91,6 +91,7 @@ class Street:
         self._traffic = Traffic(self._rng(5), self.layout, wardrobe, n_frames / fps)
         self._wardrobe = wardrobe
         self._window = lru_cache(maxsize=1)(self._build_window)
+        self._build = lru_cache(maxsize=1000)(lambda item: item.build())
 
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, 1000, *key])
@@ -119,9 +120,8 @@ class Street:
         geometry = self._geometry([("", None)], moving)
         scene = render.Scene([standing, (geometry, materials.of(geometry.mesh))], materials, self.light)
         view = truth.View(self.camera, self._rays[0], self.mounting, ego)
-        light, surface = render.picture(
-            scene, view.origin, view.rays, [view.to_world(rays) for rays in self._rays[1:]], view.shape, view.pixel
-        )
+        sub_rays = [lambda chosen, rays=rays: view.to_world(rays[chosen]) for rays in self._rays[1:]]
+        light, surface = render.picture(scene, view.origin, view.rays, sub_rays, view.shape, view.pixel)
         exposure = self.light.exposure * (1 + 0.08 * float(np.sin(0.4 * t + self.seed)))
         image = self._sensor.expose(light, exposure, self._rng(6, index))
         class_map, instance_map = scene.labels(surface.part, surface.hits.triangle, self._ids["sky"])
@@ -183,17 +183,12 @@ class Street:
         floor = [pair for item, thing in built if item.ground for pair in thing]
         ground = self._geometry([*floor, ("tree", lawn)], [])
         textures = dict(standing.mesh.textures)
-        for figure in self._wardrobe.vehicles:
-            textures |= figure.mesh.textures
-        for figure in (*self._wardrobe.pedestrians, *self._wardrobe.cyclists):
-            for pose in figure.poses:
-                textures |= pose.textures
+        for vehicle in self._wardrobe.vehicles:
+            textures |= vehicle.mesh.textures
+        for person in (*self._wardrobe.pedestrians, *self._wardrobe.cyclists):
+            textures |= person.textures
         materials = render.Materials(textures)
         return (standing, materials.of(standing.mesh)), parked, ground, materials
-
-    @lru_cache(maxsize=1500)  # noqa: B019 - a street is held as long as its frames are made
-    def _build(self, item: Item) -> "list[tuple[str, Mesh]] | Actor":
-        return item.build()
 
     def _geometry(self, stuff: list[tuple[str, Mesh | None]], actors: list[Actor]) -> Geometry:
         stuff = [(name, mesh) for name, mesh in stuff if mesh is not None]

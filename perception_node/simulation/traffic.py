@@ -12,7 +12,7 @@ from perception_node.simulation.vehicles import Vehicle, vehicle
 _N_VEHICLES, _N_PEDESTRIANS, _N_CYCLISTS = 16, 14, 5
 _FIRST_MOVING_ID = 10_000
 """Parked cars have the ids below it."""
-_BEHIND_M, _AHEAD_M = 25.0, 150.0
+_BEHIND_M, _AHEAD_M = 12.0, 150.0
 
 
 @dataclass(frozen=True, slots=True)

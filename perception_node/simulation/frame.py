@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perception_node.camera import Camera
+from perception_node.ground import DrivableGrid
 from perception_node.mounting import Mounting
 from perception_node.panoptic import PanopticFrame
 
@@ -20,7 +21,8 @@ class StreetObject:
         heading: radians, 0 where it faces ahead, counterclockwise.
         size: (length, width, height).
         visible_pixels: how many show it.
-        foot: (x, y) of the nearest point of it that is seen, on the ground below.
+        foot: (x, y) of the nearest of its points that touch the ground and are seen; of one whose foot is hidden, the
+            nearest of the lowest that are seen.
     """
 
     id: int
@@ -30,21 +32,6 @@ class StreetObject:
     size: tuple[float, float, float]
     visible_pixels: int
     foot: tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class TruthGrid:
-    """The ground around the vehicle in cells; the first index is y, the second x, as in nav_msgs/OccupancyGrid.
-
-    Attributes:
-        cells: int8 (H, W): 0 drivable and seen, 100 seen and not drivable, -1 not seen.
-        resolution: metres.
-        origin: (x, y) of the corner of the first cell, in the base frame.
-    """
-
-    cells: np.ndarray
-    resolution: float
-    origin: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +76,7 @@ class StreetFrame:
     panoptic: PanopticFrame
     depth: np.ndarray
     drivable: np.ndarray
-    grid: TruthGrid
+    grid: DrivableGrid
     objects: tuple[StreetObject, ...]
     ego: EgoPose
     camera: Camera

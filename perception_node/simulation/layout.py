@@ -17,7 +17,7 @@ from perception_node.simulation.road import Road
 from perception_node.simulation.textures import Texture
 from perception_node.simulation.vehicles import Vehicle
 
-KERB_M = 0.08
+KERB_M = 0.04
 KERB_WIDTH_M = 0.15
 PAINT_M = 0.004
 """How thick paint lies on the road; it must be above it."""

@@ -147,6 +147,7 @@ class Pedestrian:
         if looks["bag"] == "shoulder":
             parts.append(box((-0.07, 0.1, 0.46), (0.07, 0.15, 0.58), looks["bag_texture"]))
         mesh, height = join(parts), np.float32(looks["height"])
+        mesh.corners[..., 2] -= mesh.corners[..., 2].min()  # who takes a long step is lower
         return Mesh(mesh.corners * height, mesh.normals, mesh.uvs, mesh.texture_keys, mesh.textures)
 
 

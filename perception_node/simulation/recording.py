@@ -188,7 +188,7 @@ def _occupancy_grid(make: MessageFactory, frame: StreetFrame, stamp_ns: int) -> 
         resolution=grid.resolution,
         width=width,
         height=height,
-        origin=_pose(make, (*grid.origin, 0), (0, 0, 0, 1)),
+        origin=_pose(make, (*grid.origin_xy, 0), (0, 0, 0, 1)),
     )
     return make.message_class("nav_msgs/msg/OccupancyGrid")(header=header, info=info, data=grid.cells.ravel())
 

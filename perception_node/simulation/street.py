@@ -8,6 +8,7 @@ import numpy as np
 from perception_node.camera import Camera
 from perception_node.drivable import drivable_area
 from perception_node.errors import UserError
+from perception_node.ground import GridOptions
 from perception_node.mounting import Mounting
 from perception_node.panoptic import PanopticFrame
 from perception_node.simulation import render, truth
@@ -44,6 +45,7 @@ class Street:
         weather: one of WEATHERS, by default by the seed.
         size: (width, height) of the default camera's images.
         reach_m: how far ahead there is anything; less is made faster.
+        grid: of the true drivable grid: where it is, and from which pixel footprint on ground is too far.
 
     Raises:
         UserError: an argument is not what it can be, or Embree is not installed.
@@ -64,6 +66,7 @@ class Street:
         weather: str | None = None,
         size: tuple[int, int] = (480, 360),
         reach_m: float = _AHEAD_M,
+        grid: GridOptions = GridOptions(),
     ):
         if seed < 0:
             raise UserError(f"seed {seed}: expected: 0 or more")
@@ -73,7 +76,7 @@ class Street:
             raise UserError(f"fps {fps}: expected: above 0, at most 1000")
         if weather is not None and weather not in WEATHERS:
             raise UserError(f"weather {weather!r}: expected: one of {', '.join(WEATHERS)}")
-        self.seed, self.n_frames, self.fps, self._reach_m = seed, n_frames, fps, reach_m
+        self.seed, self.n_frames, self.fps, self._reach_m, self._grid = seed, n_frames, fps, reach_m, grid
         self.taxonomy: Taxonomy = builtin_taxonomy("camvid")
         self._ids = {category.name: category.id for category in self.taxonomy}
         rng = self._rng(0)
@@ -138,8 +141,8 @@ class Street:
             image,
             panoptic,
             view.depth(surface),
-            drivable_area(panoptic, self.taxonomy),
-            truth.grid(view, scene, ground, actors.values(), self._ids["road"]),
+            drivable_area(panoptic, self.taxonomy, margin=0),
+            truth.grid(view, scene, ground, actors.values(), self._ids["road"], self._grid),
             truth.objects(view, surface, panoptic, actors, self._ids),
             ego,
             self.camera,

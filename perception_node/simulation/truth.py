@@ -7,18 +7,21 @@ import cv2
 import numpy as np
 
 from perception_node.camera import Camera
+from perception_node.ground import DrivableGrid, GridOptions
 from perception_node.mounting import Mounting
 from perception_node.panoptic import PanopticFrame
-from perception_node.simulation.frame import EgoPose, StreetObject, TruthGrid
+from perception_node.simulation.frame import EgoPose, StreetObject
 from perception_node.simulation.layout import Actor
 from perception_node.simulation.raycast import Geometry
 from perception_node.simulation.render import Scene, Surface
 
-RESOLUTION_M = 0.2
-X_M, Y_M = (0.0, 40.0), (-15.0, 15.0)
-"""The grid's extent in the base frame."""
-_SAME_M = 0.05
-_FOOT_M = 0.35
+FREE, OCCUPIED, UNKNOWN = 0, 100, -1
+_LANE_M, _AHEAD_M = 0.8, 12.0
+"""Half the width, and the length, of the ground ahead of the vehicle from which the rest must be reachable."""
+_SAME_M = 0.02
+"""Of the height of what a ray hits over the ground that it was sent to."""
+_FOOT_M = 0.04
+"""Above the lowest point seen of an instance: what is within touches the ground."""
 
 
 class View:
@@ -83,46 +86,53 @@ class View:
             return (u >= -0.5) & (v >= -0.5) & (u < self.camera.width - 0.5) & (v < self.camera.height - 0.5)
 
 
-def grid(view: View, scene: Scene, ground: Geometry, actors: Iterable[Actor], road: int) -> TruthGrid:
+def grid(
+    view: View, scene: Scene, ground: Geometry, actors: Iterable[Actor], road: int, options: GridOptions
+) -> DrivableGrid:
     """From the geometry: what the ground of each cell's middle is, and whether a ray from the camera reaches it.
 
-    Where the ray ends at something that stands within a cell of it, that is a foot, and the cell is occupied.
+    Where the ray ends at something that stands within a cell or so of the middle, that is a foot: the cell is occupied,
+    as is what is seen of the ground under an instance.
+
+    Args:
+        view: the camera.
+        scene: all that can hide the ground.
+        ground: the ground alone.
+        actors: the instances.
+        road: the class that is drivable.
+        options: extent and resolution; and which cells are too far for the camera.
     """
-    nx, ny = (round((high - low) / RESOLUTION_M) for low, high in (X_M, Y_M))
-    x, y = np.meshgrid(X_M[0] + (np.arange(nx) + 0.5) * RESOLUTION_M, Y_M[0] + (np.arange(ny) + 0.5) * RESOLUTION_M)
-    cells = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], 1)
-    world = view.world_points(cells)
+    rows, columns = options.shape
+    side, x_min, y_min = options.grid_resolution, options.grid_x_min, -options.grid_half_width
+    x, y = np.meshgrid(x_min + (np.arange(columns) + 0.5) * side, y_min + (np.arange(rows) + 0.5) * side)
+    middles = np.stack([x.ravel(), y.ravel(), np.zeros(x.size)], 1)
+    world = view.world_points(middles)
     below = ground.cast(world + np.array([0, 0, 1]), np.broadcast_to(np.float32([0, 0, -1]), world.shape))
-    surface_z = 1 - below.distance
-    is_road = ground.class_ids[below.triangle] == road
-    taken = _footprints(view, actors, (ny, nx)).ravel()
-    free = (is_road & ~taken).reshape(ny, nx)
-    # The vehicle's own lane: what is connected to it can be reached.
+    world[:, 2] = 1 - below.distance
+    taken = _footprints(view, actors, (rows, columns), side, (x_min, y_min))
+    free = (ground.class_ids[below.triangle] == road).reshape(rows, columns) & ~taken
     _, component = cv2.connectedComponents(free.view(np.uint8), connectivity=4)
-    lane = component[(np.abs(y[:, 0]) < 0.8)][:, x[0] < 12]
-    reached = np.unique(lane[lane > 0])
-    free &= np.isin(component, reached)
-    seen_from = view.sees(cells)
-    candidates = np.flatnonzero(seen_from)
-    target = world[candidates]
-    target[:, 2] = surface_z[candidates]
-    toward = target - view.origin
+    ahead = component[(np.abs(y) < _LANE_M) & (x > 0) & (x < _AHEAD_M)]
+    free &= np.isin(component, np.unique(ahead[ahead > 0]))
+    toward = world - view.origin
     distance = np.linalg.norm(toward, axis=1)
-    _, hits = scene.cast(np.broadcast_to(view.origin, toward.shape).astype(np.float32), toward / distance[:, None])
+    toward /= distance[:, None]
+    footprint = distance * view.pixel / np.maximum(-toward[:, 2], 1e-6)
+    looked_at = np.flatnonzero(view.sees(middles) & (footprint <= options.max_footprint))
+    toward, distance = toward[looked_at], distance[looked_at]
+    _, hits = scene.cast(np.broadcast_to(view.origin, toward.shape).astype(np.float32), toward)
     short = distance - hits.distance
-    # A ray that ends before the ground: at the foot of what stands there, or somewhere on the way.
-    across = np.hypot(*toward[:, :2].T) / distance
-    foot = (short > _SAME_M) & (short * across < RESOLUTION_M * 1.5)
-    seen = short * np.abs(toward[:, 2] / distance) <= 0.02
-    values = np.full(x.size, -1, np.int8)
-    values[candidates[seen]] = np.where(free.ravel()[candidates[seen]], 0, 100)
-    values[candidates[foot & ~seen]] = 100
-    inside = candidates[seen & taken[candidates]]
-    values[inside] = 100
-    return TruthGrid(values.reshape(ny, nx), RESOLUTION_M, (X_M[0], Y_M[0]))
+    seen = short * np.abs(toward[:, 2]) <= _SAME_M
+    foot = ~seen & (short * np.hypot(toward[:, 0], toward[:, 1]) < side * 1.5)
+    cells = np.full(x.size, UNKNOWN, np.int8)
+    cells[looked_at[seen]] = np.where(free.ravel()[looked_at[seen]], FREE, OCCUPIED)
+    cells[looked_at[foot]] = OCCUPIED
+    return DrivableGrid(cells.reshape(rows, columns), side, (x_min, y_min))
 
 
-def _footprints(view: View, actors: Iterable[Actor], shape: tuple[int, int]) -> np.ndarray:
+def _footprints(
+    view: View, actors: Iterable[Actor], shape: tuple[int, int], side: float, corner: tuple[float, float]
+) -> np.ndarray:
     """bool (H, W): cells whose middle is under an instance's box."""
     taken = np.zeros(shape, np.uint8)
     for actor in actors:
@@ -130,7 +140,7 @@ def _footprints(view: View, actors: Iterable[Actor], shape: tuple[int, int]) -> 
         c, s = np.cos(actor.heading), np.sin(actor.heading)
         corners = np.array([(1, 1), (1, -1), (-1, -1), (-1, 1)]) * (length / 2, width / 2)
         world = np.column_stack([corners @ [[c, s], [-s, c]] + (actor.x, actor.y), np.zeros(4)])
-        pixels = (view.base_points(world)[:, :2] - (X_M[0], Y_M[0])) / RESOLUTION_M - 0.5
+        pixels = (view.base_points(world)[:, :2] - corner) / side - 0.5
         if (np.abs(pixels) < 1e4).all():
             cv2.fillConvexPoly(taken, (pixels * 16).round().astype(np.int32), 1, shift=4)
     return taken > 0

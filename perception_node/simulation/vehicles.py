@@ -268,8 +268,8 @@ def _body(rng: np.random.Generator, shape: Shape, kind: str, paint: Color, light
     boxy = kind in ("van", "bus", "lorry")
     ends = np.abs(2 * (x - x0) / (x1 - x0) - 1)
     waist = half * (1 - (0.06 if boxy else 0.16) * ends**5)
-    low = np.full_like(x, 0.22 if not boxy else 0.3)
-    low[[0, -1]] += 0.1
+    low = np.full_like(x, 0.17 if not boxy else 0.24)
+    low[[0, -1]] += 0.05
     belt = np.minimum(shape.belt, top - 0.02)
     tumble = 0.06 if boxy else 0.2
     edge = waist * (1 - tumble * np.clip((top - belt) / max(height - shape.belt, 0.1), 0, 1))
@@ -312,7 +312,7 @@ def _body(rng: np.random.Generator, shape: Shape, kind: str, paint: Color, light
     whole = [
         body,
         body.mirrored(),
-        box((x0 + 0.15, -half * 0.85, 0.24), (x1 - 0.15, half * 0.85, 0.34), floor, bottom=True),
+        box((x0 + 0.25, -half * 0.9, 0.1), (x1 - 0.25, half * 0.9, 0.34), floor, bottom=True),
     ]
     return join(whole)
 

@@ -24,6 +24,7 @@ from perception_node.taxonomy import Taxonomy, builtin_taxonomy
 
 _WINDOW_M = 40.0
 _BEHIND_M, _AHEAD_M = 30.0, 220.0
+_GRID = GridOptions()
 
 
 def default_camera(width: int, height: int) -> Camera:
@@ -66,7 +67,7 @@ class Street:
         weather: str | None = None,
         size: tuple[int, int] = (480, 360),
         reach_m: float = _AHEAD_M,
-        grid: GridOptions = GridOptions(),
+        grid: GridOptions = _GRID,
     ):
         if seed < 0:
             raise UserError(f"seed {seed}: expected: 0 or more")

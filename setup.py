@@ -84,7 +84,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            f"{NAME} = {NAME}.node:main",
+            f"{NAME} = {NAME}.main:main",
             f"perception = {NAME}.cli:main",
         ]
     },

@@ -20,8 +20,7 @@ def use_image_profile() -> None:
     Fast DDS gives up shared memory where its segment does not fit (a container's /dev/shm has 64 MB if nothing else is
     said), so each process takes a quarter of what is free at most: it never runs out, however many there are.
     """
-    is_old = os.environ.get("ROS_DISTRO") in ("humble", "jazzy")
-    variable = "FASTRTPS_DEFAULT_PROFILES_FILE" if is_old else "FASTDDS_DEFAULT_PROFILES_FILE"
+    variable = profile_variable()
     if variable in os.environ:
         return
     path = shipped("launch") / "fastdds.xml"
@@ -36,6 +35,12 @@ def use_image_profile() -> None:
             )
         path = _temporary(text.replace(f"<segment_size>{wanted}<", f"<segment_size>{free // 4}<"))
     os.environ[variable] = str(path)
+
+
+def profile_variable() -> str:
+    """The environment variable that names a profile for Fast DDS."""
+    is_old = os.environ.get("ROS_DISTRO") in ("humble", "jazzy")
+    return "FASTRTPS_DEFAULT_PROFILES_FILE" if is_old else "FASTDDS_DEFAULT_PROFILES_FILE"
 
 
 def _free_bytes() -> int:

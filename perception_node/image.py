@@ -1,11 +1,21 @@
 """A camera's image as it came: bytes, and what they mean."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
 from perception_node.errors import BadImage
+
+
+def picture_or_none(read: Callable[..., np.ndarray | None], *arguments: Any) -> np.ndarray | None:
+    """What OpenCV's imread or imdecode gives; None too where they raise: no bytes at all, too many pixels."""
+    try:
+        return read(*arguments)
+    except cv2.error:
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,34 +10,39 @@ So one frame is published while the next is segmented, and a camera whose subscr
 its turn has not come, newer images take the waiting one's place: newest frame wins, and what loses is counted.
 """
 
-import gc
-import signal
-import sys
 import time
 import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from perception_node.calibration_input import Calibration, CalibrationInput, CalibrationOptions, MissingCalibration
-from perception_node.dds import use_image_profile
 from perception_node.diagnostics import Diagnostics, Level
 from perception_node.errors import BadCalibration, BadImage, DeviceError, UserError, one_line
 from perception_node.image import CameraImage
 from perception_node.messages import MessageFactory, camera_image
 from perception_node.parameters import CALIBRATION, FUSION, PUBLISH, Parameters
 from perception_node.pipeline import Pipeline
-from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, LABEL_INFO, NODE, OUTPUTS, TF, TF_STATIC, Scene
+from perception_node.topics import (
+    CAMERA_INFO,
+    DIAGNOSTICS,
+    IMAGE,
+    LABEL_INFO,
+    NODE,
+    OUTPUTS,
+    TF,
+    TF_STATIC,
+    Output,
+    Scene,
+)
 from perception_node.worker import Worker, Workers
 
 SENSOR_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -74,7 +79,7 @@ class PerceptionNode(LifecycleNode):
         self._not_before = 0.0
         self._calibration = CalibrationInput(CalibrationOptions())
         self._calibration_problem: BadCalibration | None = None
-        self._outputs: dict[str, Any] = {}
+        self._outputs: list[tuple[str, Output, Any]] = []  # name of its switch, what fills it, its publisher
         self._label_info: Any = None
         self._inputs: list[Any] = []
         self._transform_inputs: list[Any] = []
@@ -91,14 +96,14 @@ class PerceptionNode(LifecycleNode):
 
     # ---- a frame's way ----
 
-    def _on_image(self, message: Image) -> None:
+    def _on_image(self, message: Image | CompressedImage) -> None:
         self._figures.received()
         if not self._is_due():
             self._figures.dropped("throttled")
         elif self._worker.put(self, (message, time.perf_counter())):
             self._figures.dropped("superseded")
 
-    def perceive(self, pipeline: Pipeline, arrival: tuple[Image, float]) -> None:
+    def perceive(self, pipeline: Pipeline, arrival: tuple[Image | CompressedImage, float]) -> None:
         """See perception_node.worker.Camera."""
         message, arrived_at = arrival
         self.timer.add("wait", (time.perf_counter() - arrived_at) * 1e3)
@@ -106,7 +111,8 @@ class PerceptionNode(LifecycleNode):
             if 0 < self._settings["max_age"] < self._age_s(message.header):
                 self._figures.dropped("stale")
             else:
-                image = camera_image(message)
+                with self.timer("decode"):
+                    image = camera_image(message)
                 frame = pipeline(image).without_below(self._settings["min_score"])
                 calibration = self._calibrate(message.header, image)
                 scene = Scene(message.header, image, frame, pipeline.model.taxonomy, self.timer, calibration)
@@ -142,9 +148,9 @@ class PerceptionNode(LifecycleNode):
         self._worker.ready(self)  # for the next image, while this one's messages are made
         try:
             with self.timer("publish"):
-                for name, publisher in self._outputs.items():
+                for name, output, publisher in self._outputs:
                     if self._settings[PUBLISH + name] and publisher.get_subscription_count():
-                        self._send(publisher, OUTPUTS[name].fill(self._make, scene))
+                        self._send(publisher, output.fill(self._make, scene))
             self._figures.processed(self._age_s(scene.header) * 1e3)
         except Exception as error:
             self._lose(error)
@@ -232,10 +238,12 @@ class PerceptionNode(LifecycleNode):
         self._settings.declare_fusion(model)
         self.fusion = self._settings.fusion()
         self._worker.add(self)
-        self._outputs = {
-            name: self.create_publisher(self._make.message_class(output.type), f"~/{name}", OUTPUT_QOS)
-            for name, output in OUTPUTS.items()
-        }
+        for name, output in OUTPUTS.items():
+            self._outputs += [
+                (name, each, self.create_publisher(self._make.message_class(each.type), f"~/{topic}", OUTPUT_QOS))
+                for each, topic in ((output, name), (output.compressed, f"{name}/compressed"))
+                if each is not None
+            ]
         label_info = self._make.label_info(self._make.header(self.get_clock().now().nanoseconds, ""), model.taxonomy)
         self._label_info = self.create_publisher(type(label_info), f"~/{LABEL_INFO}", LATCHED_QOS)
         self._label_info.publish(label_info)
@@ -245,12 +253,20 @@ class PerceptionNode(LifecycleNode):
         self._publishing = ThreadPoolExecutor(1, thread_name_prefix="publishing")
         self._worker.start(self, self._settings["priority"])
         self._figures.activated()
+        is_raw = self._settings["image_transport"] == "raw"
         self._inputs = [
-            self.create_subscription(Image, IMAGE, self._on_image, SENSOR_QOS),
+            self.create_subscription(
+                Image if is_raw else CompressedImage, self._image_topic(), self._on_image, SENSOR_QOS
+            ),
             self.create_subscription(CameraInfo, CAMERA_INFO, self._calibration.take_camera_info, SENSOR_QOS),
         ]
         self._follow_transforms()
-        self.get_logger().info(f"active: waiting for {self.resolve_topic_name(IMAGE)}")
+        self.get_logger().info(f"active: waiting for {self._image_topic()}")
+
+    def _image_topic(self) -> str:
+        """As image_transport has it: what is remapped is the name without the transport's."""
+        transport = self._settings["image_transport"]
+        return self.resolve_topic_name(IMAGE) + ("" if transport == "raw" else f"/{transport}")
 
     def _deactivate(self) -> None:
         for subscription in (*self._inputs, *self._transform_inputs):
@@ -263,9 +279,9 @@ class PerceptionNode(LifecycleNode):
             self._publishing = None
 
     def _clean_up(self) -> None:
-        for publisher in (*self._outputs.values(), self._label_info):
+        for publisher in (*(publisher for _, _, publisher in self._outputs), self._label_info):
             self.destroy_publisher(publisher)
-        self._outputs, self._label_info = {}, None
+        self._outputs, self._label_info = [], None
         self.fusion = {}
         if self._worker is not None:
             worker, self._worker = self._worker, None
@@ -312,7 +328,7 @@ class PerceptionNode(LifecycleNode):
             self._transform_inputs = []
 
     def _publish_diagnostics(self) -> None:
-        topic = self.resolve_topic_name(IMAGE)
+        topic = self._image_topic()
         level, message = Level.OK, self.state
         if self.state == ACTIVE:
             problem = self._calibration_problem
@@ -322,7 +338,7 @@ class PerceptionNode(LifecycleNode):
         values = {
             "state": self.state,
             **self._figures.values(),
-            "cameras": self.count_publishers(IMAGE),
+            "cameras": self.count_publishers(topic),
             "camera_info": "yes" if self._calibration.has_camera_info else "none yet",
             "calibration": str(self._calibration_problem or self._calibration),
         }
@@ -344,44 +360,3 @@ class PerceptionNode(LifecycleNode):
         return not self._settings["autostart"] or all(
             change() == TransitionCallbackReturn.SUCCESS for change in (self.trigger_configure, self.trigger_activate)
         )
-
-
-def main() -> int:
-    """Console script `perception_node`; the exit status."""
-    use_image_profile()
-    gc.disable()  # a collection can take as long as a frame: workers do it between two
-    node, is_up = None, False
-
-    def on_interrupt(*_: Any) -> None:
-        """Ctrl-C ends `spin` through rclpy's own handler: an exception amid rclpy's C++ comes out as a RuntimeError."""
-        if node is None:
-            raise KeyboardInterrupt
-
-    previous_handler = signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        rclpy.init()
-        is_up = True
-        node = PerceptionNode()
-        if not node.start():
-            return 1 if rclpy.ok() else 0
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except Exception as error:
-        was_interrupted = is_up and not rclpy.ok()
-        if not was_interrupted:
-            if not isinstance(error, (UserError, ParameterException, RCLError)):
-                raise
-            rclpy.logging.get_logger(NODE).fatal(one_line(error))
-            return 1
-    finally:
-        if node is not None:
-            node.destroy_node()
-        rclpy.try_shutdown()
-        signal.signal(signal.SIGINT, previous_handler)
-        gc.enable()
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -16,7 +16,17 @@ from perception_node.model import DEFAULT_MODEL, Model, check_options, fusion_op
 from perception_node.topics import OUTPUTS
 from perception_node.worker import EngineOptions
 
-AT_ANY_TIME, WHILE_UNCONFIGURED, NEVER = "at any time", "while unconfigured", "never"
+AT_ANY_TIME, WHILE_INACTIVE, WHILE_UNCONFIGURED, NEVER = (
+    "at any time",
+    "while not active",
+    "while unconfigured",
+    "never",
+)
+TOO_EARLY = {
+    WHILE_UNCONFIGURED: {"active": "deactivate", "inactive": "cleanup"},
+    WHILE_INACTIVE: {"active": "deactivate"},
+}
+"""The next transition on the way to where a parameter can be changed, by state."""
 FUSION, PUBLISH = "fusion.", "publish."
 CALIBRATION = frozenset(field.name for field in fields(CalibrationOptions))
 
@@ -31,7 +41,7 @@ class Parameter:
         description: for `ros2 param describe` and docs/node.md.
         range: the least and the most of a number.
         choices: the values of a word that is one of a few.
-        change: when it can be: AT_ANY_TIME, WHILE_UNCONFIGURED or NEVER.
+        change: when it can be: AT_ANY_TIME, WHILE_INACTIVE, WHILE_UNCONFIGURED or NEVER.
     """
 
     name: str
@@ -66,6 +76,13 @@ PARAMETERS = (
     _when_configured("precision", PlanOptions().precision, "Of the TensorRT plan.", choices=PRECISIONS),
     _when_configured("auto_build", False, "Build the TensorRT plan if there is none for this GPU; it can take long."),
     _when_configured("allow_unverified", False, "Run a TensorRT plan that others could have written: it is code."),
+    Parameter(
+        "image_transport",
+        "raw",
+        "raw takes images from `image`, compressed takes JPEG or PNG from `image/compressed`.",
+        choices=("raw", "compressed"),
+        change=WHILE_INACTIVE,
+    ),
     Parameter("priority", 1, "Turns for one of a camera with priority 1 that shares the engine.", range=(1, 100)),
     Parameter(
         "max_age", 0.0, "Seconds; an image that is older when its turn comes is dropped. 0: none.", range=(0, 3600)
@@ -178,6 +195,6 @@ class Parameters:
         if parameter.choices and name not in ("device", "engine") and value not in parameter.choices:
             raise UserError(f"{name}: {value!r}; expected: {', '.join(parameter.choices)}")
         is_change = name in self._values and value != self._values[name]
-        if is_change and parameter.change == WHILE_UNCONFIGURED and self._state() != "unconfigured":
-            problem = f"can be changed only while the node is unconfigured, it is {self._state()}"
-            raise UserError(f"{name}: {problem}; ros2 lifecycle set {self._node.get_fully_qualified_name()} cleanup")
+        if is_change and (step := TOO_EARLY.get(parameter.change, {}).get(self._state())):
+            remedy = f"ros2 lifecycle set {self._node.get_fully_qualified_name()} {step}"
+            raise UserError(f"{name}: can be changed only {parameter.change}, the node is {self._state()}; {remedy}")

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from perception_node.bags import is_bag, open_bag, typestore
 from perception_node.errors import BadImage, SourceError, one_line
-from perception_node.image import CameraImage
+from perception_node.image import CameraImage, picture_or_none
 from perception_node.messages import MessageFactory, camera_image
 from perception_node.topics import CAMERA_INFO, IMAGE
 
@@ -138,14 +138,6 @@ def check_outside(source: Path, out: Path) -> None:
     """Raises SourceError if `out`, about to be written, is `source` or holds it."""
     if source.resolve().is_relative_to(out.resolve()):
         raise SourceError(f"{out}: would overwrite the input {source}; name another place")
-
-
-def picture_or_none(read: Callable[..., np.ndarray | None], *arguments: Any) -> np.ndarray | None:
-    """What OpenCV's imread or imdecode gives; None too where they raise: no bytes at all, too many pixels."""
-    try:
-        return read(*arguments)
-    except cv2.error:
-        return None
 
 
 class _StamplessSource(Source):

@@ -49,6 +49,12 @@ class Scene:
         with self.timer("drivable"):
             return drivable_area(self.frame, self.taxonomy)
 
+    @cached_property
+    def overlay(self) -> np.ndarray:
+        """uint8 (H, W, 3), BGR; see perception_node.visualize."""
+        with self.timer("overlay"):
+            return draw_overlay(self.image.bgr(), self.frame, self.drivable, self.taxonomy)
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -57,23 +63,33 @@ class Output:
     Attributes:
         type: of its messages.
         fill: makes the message.
+        compressed: of an image topic, the one with the same image compressed, `/compressed` under it.
     """
 
     type: str
     fill: Callable[[MessageFactory, Scene], Any]
+    compressed: "Output | None" = None
+
+
+def _image(encoding: str, pixels: Callable[[Scene], np.ndarray]) -> Output:
+    """The topic of an image."""
+    compressed = Output(
+        "sensor_msgs/msg/CompressedImage",
+        lambda make, scene: make.compressed_image(scene.header, pixels(scene), encoding),
+    )
+    return Output(
+        "sensor_msgs/msg/Image", lambda make, scene: make.image(scene.header, pixels(scene), encoding), compressed
+    )
 
 
 OUTPUTS: dict[str, Output] = {
-    "class_map": Output("sensor_msgs/msg/Image", lambda make, s: make.image(s.header, s.frame.class_map, "mono8")),
-    "instance_map": Output(
-        "sensor_msgs/msg/Image", lambda make, s: make.image(s.header, s.frame.instance_map, "16UC1")
+    "class_map": _image("mono8", lambda scene: scene.frame.class_map),
+    "instance_map": _image("16UC1", lambda scene: scene.frame.instance_map),
+    "confidence": _image("mono8", lambda scene: scene.frame.confidence),
+    "instances": Output(
+        "vision_msgs/msg/Detection2DArray", lambda make, scene: make.instances(scene.header, scene.frame)
     ),
-    "confidence": Output("sensor_msgs/msg/Image", lambda make, s: make.image(s.header, s.frame.confidence, "mono8")),
-    "instances": Output("vision_msgs/msg/Detection2DArray", lambda make, s: make.instances(s.header, s.frame)),
-    "drivable_area": Output("sensor_msgs/msg/Image", lambda make, s: make.image(s.header, s.drivable, "mono8")),
-    "overlay": Output(
-        "sensor_msgs/msg/Image",
-        lambda make, s: make.image(s.header, draw_overlay(s.image.bgr(), s.frame, s.drivable, s.taxonomy), "bgr8"),
-    ),
+    "drivable_area": _image("mono8", lambda scene: scene.drivable),
+    "overlay": _image("bgr8", lambda scene: scene.overlay),
 }
 """By the topic's name under the node's own. In order of publication."""

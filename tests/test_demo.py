@@ -175,7 +175,7 @@ def test_whatever_ends_the_demo_ends_its_processes(tmp_path, tiny_model, number)
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
     command = [sys.executable, "-m", "perception_node.demo", tmp_path / "a.png", "--out", tmp_path / "out"]
     process = subprocess.Popen([*command, "--model", tiny_model], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    modules = {"perception_node.node", "perception_node.demo.recorder", "perception_node.demo.player"}
+    modules = {"perception_node.main", "perception_node.demo.recorder", "perception_node.demo.player"}
     children = wait_until(lambda: (found := children_of(process.pid)).keys() == modules and found)
     process.send_signal(number)
     assert process.wait(60) == (-number if number == signal.SIGKILL else 1)
@@ -201,4 +201,4 @@ def test_a_node_that_ends_early_ends_the_demo(tmp_path, tiny_model):
     result = demo(tmp_path / "a.png", "--model", tiny_model, "--out", tmp_path / "out")
     assert result.returncode == 1
     assert "no tensor 'picture' there" in result.stderr
-    assert "perception_node.node ended early" in result.stderr
+    assert "perception_node.main ended early" in result.stderr

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 from conftest import write_tiny_model
@@ -71,14 +72,18 @@ def node(make_node):
 
 
 def start(node, **subscribers):
-    """Activates the node with publishers of ours: {"overlay": 0} has no subscriber, what is not named has one."""
+    """Activates the node with publishers of ours, by topic: with as many subscribers as is said, else with one, or none
+    if the topic is compressed."""
     if node.state == "unconfigured":
         assert node.trigger_configure() == SUCCESS
-        for publisher in node._outputs.values():
+        topics = [publisher.topic_name.removeprefix("/perception_node/") for _, _, publisher in node._outputs]
+        for _, _, publisher in node._outputs:
             node.destroy_publisher(publisher)
-        node._outputs = {name: Publisher(subscribers.get(name, 1)) for name in OUTPUTS}
+        ours = {topic: Publisher(subscribers.get(topic, int(topic in OUTPUTS))) for topic in topics}
+        node._outputs = [(*found[:2], ours[topic]) for topic, found in zip(topics, node._outputs, strict=True)]
+        node.publishers_of_the_test = ours
     assert node.trigger_activate() == SUCCESS
-    return node._outputs
+    return node.publishers_of_the_test
 
 
 def send(node, stamp_ns, pixels=GREY, encoding="bgr8"):
@@ -239,7 +244,7 @@ def test_every_parameter_is_described(node):
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
-        ("model", "other", "can be changed only while the node is unconfigured, it is inactive; ros2 lifecycle set"),
+        ("model", "other", "can be changed only while unconfigured, the node is inactive; ros2 lifecycle set"),
         ("autostart", False, "read-only"),
         ("min_score", 1.5, "out of range"),
         ("min_score", float("nan"), ""),
@@ -305,6 +310,29 @@ def test_topics_can_be_switched_off(node):
     assert [name for name, publisher in outputs.items() if publisher.stamps()] == [
         name for name in OUTPUTS if name != "confidence"
     ]
+
+
+def test_what_is_switched_off_is_not_compressed_either(node):
+    outputs = start(node, **{"class_map/compressed": 1, "overlay/compressed": 1})
+    set_parameter(node, "publish.class_map", False)
+    send(node, 1)
+    settle(node)
+    assert not outputs["class_map/compressed"].stamps()
+    assert outputs["overlay/compressed"].stamps() == [1]
+
+
+def test_the_transport_of_the_images_can_be_changed_while_inactive(node):
+    def topics():
+        return {subscription.topic_name for subscription in node.subscriptions if "image" in subscription.topic_name}
+
+    start(node)
+    assert topics() == {"/image"}
+    assert "ros2 lifecycle set /perception_node deactivate" in set_parameter(node, "image_transport", "compressed")
+    node.trigger_deactivate()
+    assert "expected: raw, compressed" in set_parameter(node, "image_transport", "h264")
+    assert set_parameter(node, "image_transport", "compressed") == ""
+    node.trigger_activate()
+    assert topics() == {"/image/compressed"}
 
 
 # ---- frames ----
@@ -403,6 +431,36 @@ def test_a_message_that_dds_does_not_take_is_warned_of_and_the_others_are_sent(n
     settle(node)
     assert outputs["overlay"].stamps() == [1]
     assert "/topic: not sent: cannot publish data" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("codec", [".png", ".jpg"])
+def test_compressed_images_are_taken_and_garbage_is_refused(make_node, codec, capfd):
+    node = make_node(image_transport="compressed")
+    outputs = start(node)
+    compressed = MAKE.message_class("sensor_msgs/msg/CompressedImage")
+    _, data = cv2.imencode(codec, np.zeros((6, 10, 3), np.uint8))
+    for stamp, content in enumerate((data.tobytes(), data.tobytes()[:20], b"", data.tobytes())):
+        node._on_image(compressed(header=MAKE.header(stamp, "camera"), format=codec, data=content))
+        settle(node)
+    assert outputs["class_map"].stamps() == [0, 3]
+    assert (outputs["class_map"].messages.get().height, outputs["class_map"].messages.get().width) == (6, 10)
+    assert counts(node) == {"received": 4, "processed": 2, "refused": 2}
+    assert "image refused: data: not a JPEG or PNG image" in capfd.readouterr().err
+
+
+def test_compressed_maps_are_the_maps(node):
+    maps = ("class_map", "instance_map", "confidence", "drivable_area")
+    outputs = start(node, **{f"{name}/compressed": 1 for name in maps})
+    send(node, 1)
+    settle(node)
+    for name in maps:
+        raw, compressed = outputs[name].messages.get(), outputs[f"{name}/compressed"].messages.get()
+        dtype = np.uint16 if raw.encoding == "16UC1" else np.uint8
+        pixels = cv2.imdecode(np.frombuffer(compressed.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        assert pixels.dtype == dtype
+        np.testing.assert_array_equal(pixels, np.frombuffer(raw.data, dtype).reshape(8, 8), name)
+        assert compressed.format == f"{raw.encoding}; png compressed {raw.encoding}"
+        assert compressed.header == raw.header
 
 
 @pytest.mark.parametrize(

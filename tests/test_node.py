@@ -20,8 +20,8 @@ from vision_msgs.msg import LabelInfo  # noqa: E402
 
 from perception_node.dds import use_image_profile  # noqa: E402
 from perception_node.diagnostics import DROPPED  # noqa: E402
+from perception_node.main import main  # noqa: E402
 from perception_node.messages import MessageFactory, camera_image  # noqa: E402
-from perception_node.node import main  # noqa: E402
 from perception_node.topics import NODE, OUTPUTS  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -31,7 +31,7 @@ TIMEOUT_S = 60
 def start_node(*parameters):
     arguments = [word for parameter in parameters for word in ("-p", parameter)]
     return subprocess.Popen(
-        [sys.executable, "-m", "perception_node.node", "--ros-args", *arguments],
+        [sys.executable, "-m", "perception_node.main", "--ros-args", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -232,8 +232,8 @@ def test_an_interrupt_raises_nothing_in_a_node_that_is_up(monkeypatch):
         ended.append("spin")
 
     monkeypatch.setattr(sys, "argv", ["perception_node"])
-    monkeypatch.setattr("perception_node.node.PerceptionNode", MagicMock())
-    monkeypatch.setattr("perception_node.node.rclpy.spin", spin)
+    monkeypatch.setattr("perception_node.main.PerceptionNode", MagicMock())
+    monkeypatch.setattr("perception_node.main.spin", spin)
     handler = signal.getsignal(signal.SIGINT)
     assert main() == 0
     assert ended == ["spin"]

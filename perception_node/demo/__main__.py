@@ -61,7 +61,7 @@ def main(
         for name, value in parameters.items():
             words += ["-p", f"{name}:={json.dumps(value, ensure_ascii=False)}"]
         with (
-            _process(domain, "perception_node.node", "--ros-args", *words) as node,
+            _process(domain, "perception_node.main", "--ros-args", *words) as node,
             _process(domain, "perception_node.demo.recorder", str(out / "bag")) as recorder,
         ):
             options = ["--subscribers", "2", "--rate", str(rate), "--report", str(out / "played.json")]

@@ -1,0 +1,133 @@
+"""The node for one camera, or nodes for several of a YAML file: ros2 launch perception_node perception.launch.py
+
+`--show-args` lists the arguments. Files of cameras are described in docs/node.md.
+"""
+
+import os
+from pathlib import Path
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.launch_context import LaunchContext
+from launch_ros.actions import Node
+
+from perception_node.cameras import read_cameras
+from perception_node.dds import profile_variable, use_image_profile
+from perception_node.topics import NODE, OUTPUTS
+
+HERE = Path(__file__).resolve().parent
+RESPAWN_DELAY_S = 2.0
+BOOLEAN = ["true", "false"]
+ARGUMENTS = (
+    DeclareLaunchArgument("cameras", default_value="", description="YAML file of cameras; empty: one camera."),
+    DeclareLaunchArgument(
+        "processes",
+        default_value="one",
+        choices=["one", "each"],
+        description="Of several cameras: one process with one engine for all, or each camera its own.",
+    ),
+    DeclareLaunchArgument("namespace", default_value="", description="Of the node, or around those of the cameras."),
+    DeclareLaunchArgument("image", default_value="image", description="The topic of the one camera's images."),
+    DeclareLaunchArgument(
+        "camera_info", default_value="camera_info", description="The topic of the one camera's calibration."
+    ),
+    DeclareLaunchArgument(
+        "image_transport",
+        default_value="raw",
+        choices=["raw", "compressed"],
+        description="compressed takes JPEG or PNG from IMAGE/compressed.",
+    ),
+    DeclareLaunchArgument("model", default_value="camvid_lite0", description="Model folder, or a shipped one's name."),
+    DeclareLaunchArgument("device", default_value="cpu", choices=["cpu", "cuda"], description="What computes."),
+    DeclareLaunchArgument(
+        "engine",
+        default_value="auto",
+        choices=["auto", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"],
+        description="What runs the network; auto: the device's first.",
+    ),
+    DeclareLaunchArgument("params_file", default_value="", description="YAML file of further parameters."),
+    DeclareLaunchArgument(
+        "autostart",
+        default_value="true",
+        choices=BOOLEAN,
+        description="false: a lifecycle manager configures and activates the node.",
+    ),
+    DeclareLaunchArgument(
+        "use_sim_time", default_value="false", choices=BOOLEAN, description="Take the time from /clock."
+    ),
+    DeclareLaunchArgument(
+        "respawn",
+        default_value="true",
+        choices=BOOLEAN,
+        description="Start the process again if it ends; it does so where a failed GPU wants a new one.",
+    ),
+    DeclareLaunchArgument(
+        "dds_profile",
+        default_value="auto",
+        description="XML file for Fast DDS; auto: the package's, as large as the shared memory allows; none: as it is.",
+    ),
+    DeclareLaunchArgument("rviz", default_value="false", choices=BOOLEAN, description="Open RViz."),
+    DeclareLaunchArgument("log_level", default_value="info", description="debug, info, warn, error or fatal."),
+)
+
+
+def start(context: LaunchContext) -> list[Node]:
+    """What runs, of the arguments' values."""
+    values = {argument.name: context.launch_configurations[argument.name] for argument in ARGUMENTS}
+    _set_profile(values["dds_profile"])
+    cameras = read_cameras(values["cameras"]) if values["cameras"] else ()
+    parameters = {
+        **{name: values[name] for name in ("model", "device", "engine", "image_transport")},
+        "autostart": values["autostart"] == "true",
+        "use_sim_time": values["use_sim_time"] == "true",
+    }
+    common = {
+        "package": "perception_node",
+        "executable": "perception_node",
+        "parameters": [parameters, *([values["params_file"]] if values["params_file"] else [])],
+        "output": "screen",
+        "respawn": values["respawn"] == "true",
+        "respawn_delay": RESPAWN_DELAY_S,
+    }
+    level = ["--log-level", values["log_level"]]
+    namespace = values["namespace"].strip("/")
+    if not cameras:
+        remappings = [(name, values[name]) for name in ("image", "camera_info")]
+        nodes = [Node(**common, name=NODE, namespace=namespace, remappings=remappings, ros_arguments=level)]
+    elif values["processes"] == "one":
+        nodes = [
+            Node(**common, arguments=["--cameras", values["cameras"], "--namespace", namespace], ros_arguments=level)
+        ]
+    else:
+        nodes = [Node(**common, ros_arguments=[*camera.arguments(namespace), *level]) for camera in cameras]
+    if values["rviz"] == "true":
+        shown = "/".join(part for part in (namespace, cameras[0].name if cameras else "") if part)
+        image = cameras[0].remap["image"] if cameras else values["image"]
+        nodes.append(_rviz(shown, image, parameters["use_sim_time"]))
+    return nodes
+
+
+def _set_profile(profile: str) -> None:
+    """For all processes of this launch, those of others' launch files too."""
+    if profile == "auto":
+        use_image_profile()
+    elif profile != "none":
+        os.environ[profile_variable()] = str(Path(profile).expanduser().resolve())
+
+
+def _rviz(namespace: str, image: str, use_sim_time: bool) -> Node:
+    """RViz, with the topics of its configuration where those of the (first) camera are."""
+    root = f"/{namespace}" if namespace else ""
+    image = image if image.startswith("/") else f"{root}/{image}"
+    topics = [*OUTPUTS, "drivable_grid", "free_space", "points", "objects", "markers"]
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        arguments=["-d", str(HERE / "perception.rviz")],
+        remappings=[("/image", image), *((f"/{NODE}/{topic}", f"{root}/{NODE}/{topic}") for topic in topics if root)],
+        parameters=[{"use_sim_time": use_sim_time}],
+    )
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])

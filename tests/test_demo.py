@@ -69,7 +69,8 @@ def test_every_frame_is_answered(out):
         "out": 12,
         "dropped": dict.fromkeys(("transport", *DROPPED, "unrecorded"), 0),
     }
-    assert set(summary["stages_ms"]) == {"wait", "preprocess", "network", "fusion", "drivable", "publish"}
+    stages = {"wait", "decode", "preprocess", "network", "fusion", "drivable", "overlay", "publish"}
+    assert set(summary["stages_ms"]) == stages
     for times in (*summary["stages_ms"].values(), summary["latency_ms"]):
         assert 0 <= times["p50"] <= times["p95"] <= times["p99"]
     assert summary["instances_per_frame"]["max"] >= summary["instances_per_frame"]["mean"] > 0

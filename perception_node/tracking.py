@@ -26,9 +26,9 @@ EPSILON_S = 1e-6
 """What rounding adds to a sum of steps."""
 VOTE_DECAY, MIN_VOTE = 0.9, 0.01
 """What a vote for a class is worth one sighting later, and at least at first."""
-SPEED_SIGMA, BOX_NOISE = 2.0, 1.0
-"""Of a box's numbers, in parts of its size: the standard deviation of its first speed, a second, and the
-square root of its acceleration's spectral density. About DeepSORT's at 30 frames a second."""
+SPEED_SIGMA, BOX_NOISE = 4.0, 1.0
+"""Of a box's numbers, in parts of its size: the standard deviation of its first speed, a second, and the square root of
+its acceleration's spectral density. About DeepSORT's at 30 frames a second, but for the first: parked cars pass quickly."""
 GROUND_SPEED_SIGMA, GROUND_NOISE = 10.0, 2.0
 """The same of positions, in metres: cars accelerate by some m/s² for about a second."""
 MAX_UNLOCATED_S = 1.0

@@ -137,18 +137,18 @@ class Association:
 
     Args:
         maps: what counts overlaps.
-        min_overlap: least intersection over union of masks that are one object's. It counts in full where the track was
-            never seen as another class, and half where never as this one.
 
     Raises:
         UserError: scipy is missing.
     """
 
-    def __init__(self, maps: InstanceMaps, min_overlap: float):
-        self._maps, self._min_overlap = maps, min_overlap
+    def __init__(self, maps: InstanceMaps):
+        self._maps = maps
         self._solve = _solver()
 
-    def __call__(self, tracks: np.ndarray, instances: Instances, before: Array | None, now: Array) -> np.ndarray:
+    def __call__(
+        self, tracks: np.ndarray, instances: Instances, before: Array | None, now: Array, min_overlap: float
+    ) -> np.ndarray:
         """Matches tracks and instances.
 
         Args:
@@ -156,6 +156,8 @@ class Association:
             instances: of the new frame.
             before: uint16 (H, W), the instance map of the frame before, on the device.
             now: the new frame's.
+            min_overlap: least intersection over union of masks that are one object's. It counts in full where the track
+                was never seen as another class, and half where never as this one.
 
         Returns:
             int (N,), the index of each instance's track, -1 where it has none.
@@ -171,7 +173,7 @@ class Association:
             agreement = votes[:, instances.class_id[columns]] / votes.sum(axis=1, keepdims=True)
             if by == "masks":
                 similarity = self._overlap(tracks[rows], instances, columns, before, now) * (1 + agreement) / 2
-                similarity[similarity < self._min_overlap] = 0
+                similarity[similarity < min_overlap] = 0
             else:
                 similarity = closeness(tracks["box"][rows], instances.box[columns]) * agreement
             found, of = self._solve(similarity, maximize=True)

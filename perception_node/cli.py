@@ -197,11 +197,13 @@ def evaluate(
 @click.argument("bag", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Bag to write; an old bag is replaced.")
 @click.option("--overlay", is_flag=True, help="Write the overlay images too; they are as large as the input.")
+@click.option("--tracking/--no-tracking", default=True, show_default=True, help="Ids that last from image to image.")
 @_footage
 def replay(
     bag: Path,
     out: Path,
     overlay: bool,
+    tracking: bool,
     model: str,
     computing: dict[str, Any],
     topic: str | None,
@@ -210,13 +212,13 @@ def replay(
     """Run the pipeline over every image of BAG and write a bag of results.
 
     BAG is a rosbag2, mcap or sqlite3 (a video or a folder of images will do as well). The results are what the node
-    would publish: /perception_node/class_map, instance_map, confidence, instances, drivable_area and label_info, with
-    the headers of the images. An image that cannot be used is reported, counted and left out.
+    would publish: /perception_node/class_map, instance_map, confidence, instances, tracks, drivable_area and
+    label_info, with the headers of the images. An image that cannot be used is reported, counted and left out.
     """
     from perception_node.replay import replay as run
 
     source = open_source(bag, topic)
-    _report(run(Pipeline(load_model(model), **computing), source, out, overlay), out, as_json)
+    _report(run(Pipeline(load_model(model), **computing), source, out, overlay, tracking=tracking), out, as_json)
 
 
 @main.command()

@@ -7,7 +7,7 @@ one MessageFactory fills either.
 
 import array
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -17,6 +17,7 @@ from perception_node.errors import BadImage
 from perception_node.image import CameraImage, picture_or_none
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import Taxonomy
+from perception_node.tracking import Track
 
 
 def camera_image(message: Any) -> CameraImage:
@@ -40,12 +41,12 @@ class MessageFactory:
 
     Args:
         message_class: the class of a message type, e.g. of "sensor_msgs/msg/Image".
-        byte_sequence: how the classes hold a uint8[]: made of a contiguous array.
+        sequence: how the classes hold an array of numbers, e.g. uint8[] or float32[]: made of a contiguous array.
     """
 
-    def __init__(self, message_class: Callable[[str], type], byte_sequence: Callable[[np.ndarray], Any]):
+    def __init__(self, message_class: Callable[[str], type], sequence: Callable[[np.ndarray], Any]):
         self.message_class = message_class
-        self._byte_sequence = byte_sequence
+        self.sequence = sequence
 
     @classmethod
     def rclpy(cls) -> "MessageFactory":
@@ -55,17 +56,17 @@ class MessageFactory:
             package, _, message = name.split("/")
             return getattr(importlib.import_module(f"{package}.msg"), message)
 
-        def byte_sequence(pixels: np.ndarray) -> array.array:
-            held = array.array("B")
-            held.frombytes(pixels.reshape(-1).view(np.uint8).data)  # a hundred times faster than assigning the array
+        def sequence(values: np.ndarray) -> array.array:
+            held = array.array(values.dtype.char)
+            held.frombytes(values.reshape(-1).view(np.uint8).data)  # a hundred times faster than assigning the array
             return held
 
-        return cls(message_class, byte_sequence)
+        return cls(message_class, sequence)
 
     @classmethod
     def rosbags(cls, typestore: Any) -> "MessageFactory":
         """For reading and writing bags; needs no ROS. Args: a typestore of perception_node.bags.typestore."""
-        return cls(typestore.types.__getitem__, lambda pixels: pixels.reshape(-1).view(np.uint8))
+        return cls(typestore.types.__getitem__, lambda values: values.reshape(-1))
 
     def header(self, stamp_ns: int, frame_id: str) -> Any:
         """std_msgs/Header from nanoseconds since the epoch."""
@@ -82,7 +83,7 @@ class MessageFactory:
             encoding=encoding,
             is_bigendian=0,
             step=pixels.nbytes // pixels.shape[0],
-            data=self._byte_sequence(pixels),
+            data=self.sequence(pixels.reshape(-1).view(np.uint8)),
         )
 
     def compressed_image(self, header: Any, pixels: np.ndarray, encoding: str) -> Any:
@@ -97,7 +98,7 @@ class MessageFactory:
             codec, options = "png", [cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
         _, data = cv2.imencode(f".{codec}", pixels, options)
         return self.message_class("sensor_msgs/msg/CompressedImage")(
-            header=header, format=f"{encoding}; {codec} compressed {encoding}", data=self._byte_sequence(data)
+            header=header, format=f"{encoding}; {codec} compressed {encoding}", data=self.sequence(data)
         )
 
     def label_info(self, header: Any, taxonomy: Taxonomy) -> Any:
@@ -109,16 +110,22 @@ class MessageFactory:
             class_map=[vision_class(class_id=category.id, class_name=category.name) for category in taxonomy],
         )
 
-    def instances(self, header: Any, frame: PanopticFrame) -> Any:
+    def instances(self, header: Any, frame: PanopticFrame, tracks: Sequence[Track] = ()) -> Any:
         """vision_msgs/Detection2DArray: one detection an instance, its id the pixels' value in the instance map.
 
-        `class_id` is the class map's value as a string, to be looked up in LabelInfo, as vision_msgs wants it.
+        `class_id` is the class map's value as a string, to be looked up in LabelInfo, as vision_msgs wants it. What was
+        tracked has a result for each class that it was seen as, the class map's first.
         """
+        scores = {track.id: track.class_scores for track in tracks}
         return self.message_class("vision_msgs/msg/Detection2DArray")(
-            header=header, detections=[self._detection(header, segment) for segment in frame.instances]
+            header=header,
+            detections=[
+                self._detection(header, segment, scores.get(segment.id, ((segment.class_id, segment.score),)))
+                for segment in frame.instances
+            ],
         )
 
-    def _detection(self, header: Any, segment: Any) -> Any:
+    def _detection(self, header: Any, segment: Any, class_scores: Sequence[tuple[int, float]]) -> Any:
         x0, y0, x1, y1 = segment.box_xyxy
         center = self.message_class("vision_msgs/msg/Pose2D")(
             position=self.message_class("vision_msgs/msg/Point2D")(x=(x0 + x1) / 2, y=(y0 + y1) / 2), theta=0.0
@@ -131,12 +138,16 @@ class MessageFactory:
             ),
             covariance=np.zeros(36),
         )
-        hypothesis = self.message_class("vision_msgs/msg/ObjectHypothesis")(
-            class_id=str(segment.class_id), score=segment.score
-        )
+        hypotheses = [
+            self.message_class("vision_msgs/msg/ObjectHypothesis")(class_id=str(class_id), score=score)
+            for class_id, score in class_scores
+        ]
         return self.message_class("vision_msgs/msg/Detection2D")(
             header=header,
-            results=[self.message_class("vision_msgs/msg/ObjectHypothesisWithPose")(hypothesis=hypothesis, pose=pose)],
+            results=[
+                self.message_class("vision_msgs/msg/ObjectHypothesisWithPose")(hypothesis=hypothesis, pose=pose)
+                for hypothesis in hypotheses
+            ],
             bbox=self.message_class("vision_msgs/msg/BoundingBox2D")(
                 center=center, size_x=float(x1 - x0), size_y=float(y1 - y0)
             ),

@@ -25,11 +25,12 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from perception_node.calibration_input import Calibration, CalibrationInput, CalibrationOptions, MissingCalibration
+from perception_node.device import open_device
 from perception_node.diagnostics import Diagnostics, Level
 from perception_node.errors import BadCalibration, BadImage, DeviceError, UserError, one_line
 from perception_node.image import CameraImage
 from perception_node.messages import MessageFactory, camera_image
-from perception_node.parameters import CALIBRATION, FUSION, PUBLISH, Parameters
+from perception_node.parameters import CALIBRATION, FUSION, PUBLISH, TRACKING, Parameters
 from perception_node.pipeline import Pipeline
 from perception_node.topics import (
     CAMERA_INFO,
@@ -43,6 +44,7 @@ from perception_node.topics import (
     Output,
     Scene,
 )
+from perception_node.tracking import Tracker
 from perception_node.worker import Worker, Workers
 
 SENSOR_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -79,6 +81,7 @@ class PerceptionNode(LifecycleNode):
         self._not_before = 0.0
         self._calibration = CalibrationInput(CalibrationOptions())
         self._calibration_problem: BadCalibration | None = None
+        self._tracker: Tracker | None = None
         self._outputs: list[tuple[str, Output, Any]] = []  # name of its switch, what fills it, its publisher
         self._label_info: Any = None
         self._inputs: list[Any] = []
@@ -147,6 +150,8 @@ class PerceptionNode(LifecycleNode):
     def _publish(self, scene: Scene) -> None:
         self._worker.ready(self)  # for the next image, while this one's messages are made
         try:
+            if self._tracker is not None and self._settings[TRACKING + "enabled"]:
+                scene = scene.tracked(self._tracker)
             with self.timer("publish"):
                 for name, output, publisher in self._outputs:
                     if self._settings[PUBLISH + name] and publisher.get_subscription_count():
@@ -238,6 +243,7 @@ class PerceptionNode(LifecycleNode):
         self._settings.declare_fusion(model)
         self.fusion = self._settings.fusion()
         self._worker.add(self)
+        self._make_tracker()
         for name, output in OUTPUTS.items():
             self._outputs += [
                 (name, each, self.create_publisher(self._make.message_class(each.type), f"~/{topic}", OUTPUT_QOS))
@@ -303,10 +309,21 @@ class PerceptionNode(LifecycleNode):
         if any(name.startswith(FUSION) for name in changes):
             self.fusion = self._settings.fusion()
             self._worker.set_fusion(self)
+        if any(name.startswith(TRACKING) for name in changes) and self._tracker is not None:
+            self._tracker.options = self._settings.tracking_options()
         if changes.keys() & CALIBRATION:
             self._calibration.set_options(self._settings.calibration_options())
             if self.state == ACTIVE:
                 self._follow_transforms()
+
+    def _make_tracker(self) -> None:
+        """On the CPU, wherever the network runs: it works on maps that are there, on the thread that makes messages."""
+        device, next_id = open_device("cpu", self._settings["threads"]), self._tracker.next_id if self._tracker else 1
+        try:
+            options = self._settings.tracking_options()
+            self._tracker = Tracker(device, self._worker.model.taxonomy, options, next_id)
+        except UserError as error:
+            self.get_logger().warning(f"ids will not last: {error}")
 
     def _follow_transforms(self) -> None:
         """Listens to TF where nothing else says where the camera is: on a vehicle there can be much of it."""

@@ -14,6 +14,8 @@ from perception_node.engine import DEVICES, ENGINE_NAMES, PRECISIONS, PlanOption
 from perception_node.errors import UserError
 from perception_node.model import DEFAULT_MODEL, Model, check_options, fusion_options
 from perception_node.topics import OUTPUTS
+from perception_node.tracking import RANGES as TRACKING_RANGES
+from perception_node.tracking import TrackingOptions
 from perception_node.worker import EngineOptions
 
 AT_ANY_TIME, WHILE_INACTIVE, WHILE_UNCONFIGURED, NEVER = (
@@ -27,7 +29,7 @@ TOO_EARLY = {
     WHILE_INACTIVE: {"active": "deactivate"},
 }
 """The next transition on the way to where a parameter can be changed, by state."""
-FUSION, PUBLISH = "fusion.", "publish."
+FUSION, PUBLISH, TRACKING = "fusion.", "publish.", "tracking."
 CALIBRATION = frozenset(field.name for field in fields(CalibrationOptions))
 
 
@@ -101,6 +103,15 @@ PARAMETERS = (
     Parameter("mounting_x", 0.0, "With a height: metres ahead of the base frame's origin.", range=(-100, 100)),
     Parameter("mounting_y", 0.0, "With a height: metres to the left of it.", range=(-100, 100)),
     Parameter("base_frame", BASE_FRAME, "TF frame: x ahead, y left, z up, its origin on the ground."),
+    Parameter(TRACKING + "enabled", True, "Ids that last; else they hold within an image."),
+    *(
+        Parameter(TRACKING + name, getattr(TrackingOptions(), name), description, range=TRACKING_RANGES[name])
+        for name, description in (
+            ("min_hits", "Images that an object must be seen in to be remembered when it is not."),
+            ("max_lost_s", "Seconds that it is remembered."),
+            ("min_overlap", "Least intersection over union of masks that are one object's."),
+        )
+    ),
     *(Parameter(PUBLISH + name, True, f"Publish ~/{name} when somebody subscribes to it.") for name in OUTPUTS),
 )
 
@@ -136,6 +147,9 @@ class Parameters:
 
     def calibration_options(self) -> CalibrationOptions:
         return CalibrationOptions(**{name: self[name] for name in CALIBRATION})
+
+    def tracking_options(self) -> TrackingOptions:
+        return TrackingOptions(**{name: self[TRACKING + name] for name in TRACKING_RANGES})
 
     def fusion(self) -> dict[str, Any]:
         """The options of the fusion."""

@@ -8,16 +8,23 @@ from typing import Any
 from tqdm import tqdm
 
 from perception_node.bags import BagWriter, typestore
-from perception_node.errors import BadImage, SourceError
+from perception_node.device import open_device
+from perception_node.errors import BadImage, SourceError, UserError
 from perception_node.messages import MessageFactory, camera_image
 from perception_node.pipeline import Pipeline
 from perception_node.sources import Source, check_apart
 from perception_node.stamps import irregularities
 from perception_node.topics import IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE, OUTPUTS, Scene
+from perception_node.tracking import Tracker
 
 
 def replay(
-    pipeline: Pipeline, source: Source, out: Path, overlay: bool = False, progress_bar: bool = True
+    pipeline: Pipeline,
+    source: Source,
+    out: Path,
+    overlay: bool = False,
+    progress_bar: bool = True,
+    tracking: bool = True,
 ) -> dict[str, Any]:
     """Runs the pipeline over every image of the footage.
 
@@ -29,6 +36,7 @@ def replay(
         out: folder of the bag to write; replaced if it is a bag, and nothing else, already.
         overlay: write the overlay too, as large as the input.
         progress_bar: show one on stderr.
+        tracking: give objects ids that last.
 
     Returns:
         frames, refused (images that could not be used), missing (images that the footage should have but ends before),
@@ -42,6 +50,12 @@ def replay(
     check_apart(source.path, out)
     taxonomy = pipeline.model.taxonomy
     make = MessageFactory.rosbags(typestore())
+    tracker = None
+    if tracking:
+        try:
+            tracker = Tracker(open_device("cpu"), taxonomy)
+        except UserError as error:
+            print(f"ids will not last: {error}", file=sys.stderr)
     frames = refused = instances = 0
     names: list[str] = []
     stamps_ns: list[int] = []
@@ -72,8 +86,9 @@ def replay(
                     item.time_ns,
                     typestore().serialize_cdr(info, LABEL_INFO_TYPE),
                 )
-            frame = pipeline(image)
-            scene = Scene(header, image, frame, taxonomy, pipeline.timer)
+            scene = Scene(header, image, pipeline(image), taxonomy, pipeline.timer)
+            if tracker is not None:
+                scene = scene.tracked(tracker)
             messages = {
                 name: output.fill(make, scene) for name, output in OUTPUTS.items() if name != "overlay" or overlay
             }
@@ -82,7 +97,7 @@ def replay(
                 cdr = typestore().serialize_cdr(message, OUTPUTS[name].type)
                 bag.write(f"/{NODE}/{name}", OUTPUTS[name].type, item.time_ns, cdr)
             frames += 1
-            instances += len(frame.instances)
+            instances += len(scene.frame.instances)
         if not frames:
             raise SourceError(
                 f"{source.path}: none of its {refused} images can be used"

@@ -1,7 +1,7 @@
 """The node's topics: one table for the node, the recorder and replay."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,8 @@ from perception_node.messages import MessageFactory
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import Taxonomy
 from perception_node.timing import StageTimer
+from perception_node.tracking import Track, Tracker
+from perception_node.tracking_messages import track_cloud
 from perception_node.visualize import draw_overlay
 
 NODE = "perception_node"
@@ -34,6 +36,7 @@ class Scene:
         taxonomy: of the frame's classes.
         timer: of the stages that are computed here.
         calibration: of the camera that took the image; None where there is none, or a wrong one.
+        tracks: of the frame's instances, in their order; none where they are not tracked.
     """
 
     header: Any
@@ -42,6 +45,14 @@ class Scene:
     taxonomy: Taxonomy
     timer: StageTimer = field(default_factory=StageTimer)
     calibration: Calibration | None = None
+    tracks: tuple[Track, ...] = ()
+
+    def tracked(self, tracker: Tracker) -> "Scene":
+        """The same with ids that last. Scenes come in the order of their images."""
+        stamp = self.header.stamp
+        with self.timer("tracking"):
+            frame, tracks = tracker(self.frame, stamp.sec * 10**9 + stamp.nanosec)
+        return replace(self, frame=frame, tracks=tracks)
 
     @cached_property
     def drivable(self) -> np.ndarray:
@@ -87,7 +98,11 @@ OUTPUTS: dict[str, Output] = {
     "instance_map": _image("16UC1", lambda scene: scene.frame.instance_map),
     "confidence": _image("mono8", lambda scene: scene.frame.confidence),
     "instances": Output(
-        "vision_msgs/msg/Detection2DArray", lambda make, scene: make.instances(scene.header, scene.frame)
+        "vision_msgs/msg/Detection2DArray", lambda make, scene: make.instances(scene.header, scene.frame, scene.tracks)
+    ),
+    "tracks": Output(
+        "sensor_msgs/msg/PointCloud2",
+        lambda make, scene: track_cloud(make, scene.header, scene.frame, scene.tracks),
     ),
     "drivable_area": _image("mono8", lambda scene: scene.drivable),
     "overlay": _image("bgr8", lambda scene: scene.overlay),

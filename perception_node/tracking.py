@@ -28,7 +28,7 @@ VOTE_DECAY, MIN_VOTE = 0.9, 0.01
 """What a vote for a class is worth one sighting later, and at least at first."""
 SPEED_SIGMA, BOX_NOISE = 4.0, 1.0
 """Of a box's numbers, in parts of its size: the standard deviation of its first speed, a second, and the square root of
-its acceleration's spectral density. About DeepSORT's at 30 frames a second, but for the first: parked cars pass quickly."""
+its acceleration's spectral density. About DeepSORT's at 30 frames a second, but the first: parked cars pass quickly."""
 GROUND_SPEED_SIGMA, GROUND_NOISE = 10.0, 2.0
 """The same of positions, in metres: cars accelerate by some m/s² for about a second."""
 MAX_UNLOCATED_S = 1.0
@@ -74,7 +74,8 @@ class Track:
         hits: frames that it was seen in.
         age_s: seconds since the first of them.
         velocity_px_s: (x, y) of its box's centre in pixels a second; None until it was seen twice.
-        velocity_m_s: (x, y) of its position in metres a second, see `Tracker.locate`; None until it had two.
+        position_m: (x, y) of where it stands in metres, see `Tracker.locate`; None where it has not been located now.
+        velocity_m_s: (x, y) of that in metres a second; None until it was located twice.
     """
 
     id: int
@@ -82,6 +83,7 @@ class Track:
     hits: int
     age_s: float
     velocity_px_s: tuple[float, float] | None
+    position_m: tuple[float, float] | None = None
     velocity_m_s: tuple[float, float] | None = None
 
 
@@ -95,10 +97,11 @@ class Tracker:
     Args:
         device: what counts overlaps and writes maps.
         taxonomy: of the frames.
-        options: see there.
+        options: see there; can be changed between two frames.
         next_id: the first id to give; that of a tracker whose place this one takes.
 
     Attributes:
+        options: as given.
         next_id: 1 more than the number of ids that were given.
 
     Raises:
@@ -113,9 +116,10 @@ class Tracker:
         self, device: Device, taxonomy: Taxonomy, options: TrackingOptions = DEFAULT_OPTIONS, next_id: int = 1
     ):
         self.next_id = next_id
-        self._device, self._options = device, options
+        self.options = options
+        self._device = device
         self._maps = InstanceMaps(device)
-        self._associate = Association(self._maps, options.min_overlap)
+        self._associate = Association(self._maps)
         self._dtype = np.dtype(
             [
                 *track_fields(len(taxonomy)),
@@ -153,7 +157,8 @@ class Tracker:
         self._advance(frame.class_map.shape, stamp_ns)
         instances = Instances.of(frame.instances)
         now = self._device.upload(frame.instance_map)
-        rows = self._update(instances, self._associate(self._tracks, instances, self._before, now))
+        track_of = self._associate(self._tracks, instances, self._before, now, self.options.min_overlap)
+        rows = self._update(instances, track_of)
         self._before = now
         self._rows = rows[np.argsort(self._tracks["id"][rows])]
         return self._relabel(frame, now, self._tracks[rows]), self._seen_tracks()
@@ -188,13 +193,13 @@ class Tracker:
     def _advance(self, size: tuple[int, ...], stamp_ns: int) -> None:
         """Moves the tracks on to the new frame's time, those that are still remembered then."""
         seconds = 0.0 if self._stamp_ns is None else (stamp_ns - self._stamp_ns) / 1e9
-        if size != self._size or not 0 <= seconds <= max(MAX_GAP_S, self._options.max_lost_s):
+        if size != self._size or not 0 <= seconds <= max(MAX_GAP_S, self.options.max_lost_s):
             self.forget()
         elif self._stamp_ns is not None:
             seconds = max(seconds, MIN_STEP_S)
             self._now_s += seconds
             tracks = self._tracks
-            is_remembered = self._now_s - tracks["last_s"] <= self._options.max_lost_s + EPSILON_S
+            is_remembered = self._now_s - tracks["last_s"] <= self.options.max_lost_s + EPSILON_S
             self._tracks = tracks = tracks[is_remembered | (tracks["instance"] > 0)]
             predict(tracks["box"], seconds, (BOX_NOISE * scale(tracks["box"]["value"])) ** 2)
         self._size, self._stamp_ns = size, stamp_ns
@@ -219,7 +224,7 @@ class Tracker:
         seen["box"] = np.where(is_new[:, None], first, update(seen["box"], instances.box, variance))
         tracks[rows] = seen
 
-        is_kept = (tracks["instance"] > 0) | (tracks["hits"] >= self._options.min_hits)
+        is_kept = (tracks["instance"] > 0) | (tracks["hits"] >= self.options.min_hits)
         if np.count_nonzero(is_kept) > MAX_INSTANCES:  # more than there are ids
             is_kept = tracks["instance"] > 0
         self._tracks = tracks[is_kept]
@@ -263,12 +268,14 @@ class Tracker:
 def _track(track: np.void, now_s: float) -> Track:
     scores = track["votes"] / track["vote_weight"]
     likeliest = np.argsort(-scores, kind="stable").tolist()
-    pixels, metres = (tuple(track[name]["speed"][:2].tolist()) for name in ("box", "ground"))
+    speed, ground = track["box"]["speed"][:2], track["ground"]
+    is_located = track["locations"] > 0 and track["located_s"] == now_s
     return Track(
         id=int(track["id"]),
         class_scores=tuple((class_id, float(scores[class_id])) for class_id in likeliest if scores[class_id] > 0),
         hits=int(track["hits"]),
         age_s=float(now_s - track["first_s"]),
-        velocity_px_s=pixels if track["hits"] > 1 else None,
-        velocity_m_s=metres if track["locations"] > 1 else None,
+        velocity_px_s=tuple(speed.tolist()) if track["hits"] > 1 else None,
+        position_m=tuple(ground["value"].tolist()) if is_located else None,
+        velocity_m_s=tuple(ground["speed"].tolist()) if is_located and track["locations"] > 1 else None,
     )

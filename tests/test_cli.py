@@ -1,3 +1,4 @@
+import importlib.util
 import json
 
 import cv2
@@ -53,6 +54,7 @@ def test_replay_gives_every_image_its_answers(tiny_model, tmp_path):
         "instance_map": 3,
         "confidence": 3,
         "instances": 3,
+        "tracks": 3,
         "drivable_area": 3,
     }
     assert [(time_ns, m.header.stamp.nanosec, m.header.frame_id) for time_ns, m in messages["instances"]] == [
@@ -62,6 +64,8 @@ def test_replay_gives_every_image_its_answers(tiny_model, tmp_path):
     ]
     ids = np.frombuffer(messages["instance_map"][0][1].data, np.uint16)
     assert {int(d.id) for d in messages["instances"][0][1].detections} == set(np.unique(ids)) - {0}
+    if importlib.util.find_spec("scipy"):
+        assert [m.width for _, m in messages["tracks"]] == [1, 1, 1]
     assert [c.class_name for c in messages["label_info"][0][1].class_map] == ["road", "sky", "car"]
 
 

@@ -538,3 +538,44 @@ def test_where_no_new_pipeline_works_the_process_ends(failing, monkeypatch, erro
         node._worker._thread.join(TIMEOUT_S)
     node._worker = node._publishing = None  # in earnest the process has ended
     assert "no pipeline: lost for good; this process ends, start it again (respawn)" in capfd.readouterr().err
+
+
+# ---- tracking ----
+
+
+def test_ids_last_and_are_never_given_again(node):
+    """The tiny network sees the same car in every image; a bag that loops and a cleanup make it another."""
+    pytest.importorskip("scipy", reason="tracking needs scipy")
+
+    def ids(outputs):
+        return [int(each.id) for message in list(outputs["instances"].messages.queue) for each in message.detections]
+
+    outputs = start(node)
+    for stamp_ns in (10, 20, 30, 5, 6):
+        send(node, stamp_ns)
+        settle(node)
+    assert ids(outputs) == [1, 1, 1, 2, 2]
+    assert [message.width for message in list(outputs["tracks"].messages.queue)] == [1] * 5
+    assert set_parameter(node, "tracking.min_hits", 3) == ""
+    assert node._tracker.options.min_hits == 3
+    node.trigger_deactivate()
+    node.trigger_cleanup()
+
+    outputs = start(node)
+    send(node, 40)
+    settle(node)
+    assert set_parameter(node, "tracking.enabled", False) == ""
+    send(node, 50)
+    settle(node)
+    assert ids(outputs) == [3, 1]  # the last as fusion numbers it
+    assert [message.width for message in list(outputs["tracks"].messages.queue)] == [1, 0]
+
+
+def test_without_scipy_ids_do_not_last_and_it_is_said(node, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
+    outputs = start(node)
+    for stamp_ns in (20, 10):
+        send(node, stamp_ns)
+        settle(node)
+    assert [message.detections[0].id for message in list(outputs["instances"].messages.queue)] == ["1", "1"]
+    assert "ids will not last: tracking needs scipy" in capfd.readouterr().err

@@ -6,6 +6,8 @@ from perception_node.errors import BadImage
 from perception_node.messages import MessageFactory, camera_image
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import Category, Taxonomy
+from perception_node.tracking import Track
+from perception_node.tracking_messages import track_cloud
 
 STAMP_NS = 12 * 10**9 + 34
 # Four colours, one in each quarter of a 4x4 image, as BGR.
@@ -180,8 +182,46 @@ def test_both_libraries_serialize_alike():
         lambda make: make.instances(make.header(STAMP_NS, "cam"), frame),
         lambda make: make.image(make.header(STAMP_NS, "cam"), instance_map, "16UC1"),
         lambda make: make.label_info(make.header(0, ""), Taxonomy([Category(0, "road", (0, 0, 0))])),
+        lambda make: track_cloud(make, make.header(0, ""), frame, [Track(7, ((1, 1.0),), 1, 0.0, None)]),
     ):
         message = fill(bags)
         sent = typestore().deserialize_cdr(serialize_message(fill(ros)), message.__msgtype__)
         expected, got = (bytes(typestore().serialize_cdr(m, m.__msgtype__)) for m in (message, sent))
         assert got == expected
+
+
+def test_a_tracked_instance_has_its_classes(make):
+    instance_map = np.array([[0, 7]], np.uint16)
+    frame = PanopticFrame.from_maps(np.array([[0, 1]], np.uint8), instance_map, np.array([[9, 255]], np.uint8))
+    tracks = (Track(7, ((1, 0.75), (2, 0.125)), 5, 0.5, (1.0, 2.0)),)
+    (detection,) = make.instances(make.header(STAMP_NS, "cam"), frame, tracks).detections
+    assert [(r.hypothesis.class_id, r.hypothesis.score) for r in detection.results] == [("1", 0.75), ("2", 0.125)]
+
+
+def test_tracks_are_a_table_of_points(make):
+    """Offsets and types as sensor_msgs/PointField has them."""
+    instance_map = np.array([[0, 7, 7], [0, 9, 0]], np.uint16)
+    frame = PanopticFrame.from_maps((instance_map > 0).astype(np.uint8), instance_map, np.full((2, 3), 255, np.uint8))
+    tracks = (
+        Track(7, ((1, 0.75),), 1, 0.0, None),
+        Track(9, ((1, 0.5),), 3, 0.25, (-8.0, 4.0), (12.5, -3.0), (0.5, -1.5)),
+    )
+    message = track_cloud(make, make.header(STAMP_NS, "cam"), frame, tracks)
+    assert (message.height, message.width, message.row_step) == (1, 2, 2 * message.point_step)
+    names = [field.name for field in message.fields]
+    types = {2: "u1", 4: "<u2", 6: "<u4", 7: "<f4"}
+    dtype = np.dtype(
+        {
+            "names": names,
+            "formats": [types[field.datatype] for field in message.fields],
+            "offsets": [field.offset for field in message.fields],
+            "itemsize": message.point_step,
+        }
+    )
+    first, second = np.frombuffer(bytes(message.data), dtype)
+    known = {name: first[name].item() for name in names if not np.isnan(first[name])}
+    box = {"u": 2.0, "v": 0.5, "width": 2.0, "height": 1.0}
+    assert known == {**box, "age": 0.0, "score": 0.75, "hits": 1, "id": 7, "class_id": 1}
+    assert [second[name].item() for name in ("x", "y", "z", "vx", "vy")] == [12.5, -3.0, 0.0, 0.5, -1.5]
+    assert [second[name].item() for name in ("u", "v", "du", "dv", "age", "id")] == [1.5, 1.5, -8.0, 4.0, 0.25, 9]
+    assert track_cloud(make, make.header(STAMP_NS, "cam"), frame, ()).width == 0  # not tracked

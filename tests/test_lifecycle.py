@@ -55,9 +55,9 @@ def make_node(tiny_model):
     rclpy.init()
     nodes = []
 
-    def make(workers=None, **parameters):
+    def make(workers=None, namespace=None, **parameters):
         overrides = [Parameter(name, value=value) for name, value in {"model": str(tiny_model), **parameters}.items()]
-        nodes.append(PerceptionNode(workers, parameter_overrides=overrides))
+        nodes.append(PerceptionNode(workers, parameter_overrides=overrides, namespace=namespace))
         return nodes[-1]
 
     yield make
@@ -76,7 +76,7 @@ def start(node, **subscribers):
     if the topic is compressed."""
     if node.state == "unconfigured":
         assert node.trigger_configure() == SUCCESS
-        topics = [publisher.topic_name.removeprefix("/perception_node/") for _, _, publisher in node._outputs]
+        topics = [publisher.topic_name.partition("perception_node/")[2] for _, _, publisher in node._outputs]
         for _, _, publisher in node._outputs:
             node.destroy_publisher(publisher)
         ours = {topic: Publisher(subscribers.get(topic, int(topic in OUTPUTS))) for topic in topics}

@@ -14,6 +14,10 @@ rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("vision_msgs.msg", reason="needs vision_msgs")
 
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from lifecycle_msgs.msg import Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions, GetState  # noqa: E402
+from rcl_interfaces.srv import DescribeParameters, SetParametersAtomically  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
 from vision_msgs.msg import LabelInfo  # noqa: E402
@@ -178,6 +182,92 @@ def test_an_interrupted_node_ends_in_order(node, camera):
     assert "Traceback" not in said
 
 
+def test_a_node_that_was_killed_takes_up_the_stream_when_it_is_started_again(tiny_model, camera):
+    picture = np.zeros((8, 8, 3), np.uint8)
+    for stamp in (1, 2):
+        process = start_node(f"model:={tiny_model}")
+        camera.ask(stamp, picture)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    assert len(camera.answers["label_info"]) == 2  # latched
+
+
+def test_a_lifecycle_manager_can_start_and_stop_the_node(tiny_model, camera):
+    """By the services that `ros2 lifecycle` and `ros2 param` call."""
+    process = start_node(f"model:={tiny_model}", "autostart:=false")
+
+    def call(service_type, name, request):
+        """Asks until an answer comes: the first is lost if the node has not found the asker yet."""
+        client = camera.node.create_client(service_type, f"{NODE}/{name}")
+        camera.spin_until(client.service_is_ready)
+        futures = []
+
+        def answered():
+            if len(futures) < 20:
+                futures.append(client.call_async(request))
+                rclpy.spin_until_future_complete(camera.node, futures[-1], timeout_sec=1.0)
+            return any(future.done() for future in futures)
+
+        camera.spin_until(answered)
+        camera.node.destroy_client(client)
+        return next(future.result() for future in futures if future.done())
+
+    def state():
+        return call(GetState, "get_state", GetState.Request()).current_state.label
+
+    def change(label):
+        """The state that it leads to."""
+        call(ChangeState, "change_state", ChangeState.Request(transition=Transition(label=label)))
+        return state()
+
+    try:
+        assert state() == "unconfigured"
+        transitions = call(GetAvailableTransitions, "get_available_transitions", GetAvailableTransitions.Request())
+        labels = {found.transition.label for found in transitions.available_transitions}
+        assert labels == {"configure", "shutdown"}
+        assert [change(label) for label in ("configure", "activate")] == ["inactive", "active"]
+        camera.ask(1, np.zeros((8, 8, 3), np.uint8))
+        request = SetParametersAtomically.Request(
+            parameters=[
+                Parameter("min_score", value=0.5).to_parameter_msg(),
+                Parameter("model", value="other").to_parameter_msg(),
+            ]
+        )
+        result = call(SetParametersAtomically, "set_parameters_atomically", request).result
+        assert not result.successful
+        assert "model: can be changed only while unconfigured" in result.reason
+        (described,) = call(
+            DescribeParameters, "describe_parameters", DescribeParameters.Request(names=["max_age"])
+        ).descriptors
+        assert described.description
+        states = [change(label) for label in ("deactivate", "cleanup", "shutdown")]
+        assert states == ["inactive", "unconfigured", "finalized"]
+        status, said = stop_node(process)
+        assert status == 0, said
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_cameras_of_a_file_are_nodes_of_one_process(tiny_model, tmp_path, camera):
+    (tmp_path / "cameras.yaml").write_text(
+        "cameras:\n- {name: front, image: /image}\n- {name: rear, parameters: {priority: 3}}\n"
+    )
+    arguments = ["--cameras", str(tmp_path / "cameras.yaml"), "--namespace", "car"]
+    command = [sys.executable, "-m", "perception_node.main", *arguments, "--ros-args", "-p", f"model:={tiny_model}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        names = {f"/car/{name}/{NODE}: perception" for name in ("front", "rear")}
+        answers = camera.answers["diagnostics"]
+        camera.spin_until(lambda: {array.status[0].name for array in answers} >= names)
+        status, said = stop_node(process)
+        assert status == 0, said
+        assert "Traceback" not in said
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -197,6 +287,7 @@ def test_a_wrong_model_ends_the_node_with_one_line(tiny_model, change, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["-p", "max_age:=1"], "Trying to set parameter 'max_age' to '1' of type 'INTEGER', expecting type 'DOUBLE'"),
         (["-p", "model:=5"], "Trying to set parameter 'model' to '5' of type 'INTEGER', expecting type 'STRING'"),
         (["-p", "device:=true"], "Trying to set parameter 'device' to 'True' of type 'BOOL', expecting type 'STRING'"),
         (["-p", "engine:=tvm"], "engine 'tvm': device cpu has no such; expected: auto, onnxruntime or openvino"),

@@ -1,0 +1,222 @@
+"""Several cameras in this process that share one engine: rates, faults, priorities. And time that jumps."""
+
+import threading
+
+import numpy as np
+import pytest
+
+rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("vision_msgs.msg", reason="needs vision_msgs")
+
+from rclpy.clock import ClockType  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.time import Time  # noqa: E402
+from test_lifecycle import GREY, MAKE, TIMEOUT_S, counts, make_node, send, settle, start, stopped  # noqa: E402, F401
+
+from perception_node.worker import Workers  # noqa: E402
+
+pytestmark = pytest.mark.ros
+
+
+@pytest.fixture
+def front_and_rear(make_node):  # noqa: F811
+    workers = Workers()
+    return make_node(workers, namespace="front"), make_node(workers, namespace="rear")
+
+
+def test_cameras_share_the_engine_and_nothing_else(front_and_rear):
+    front, rear = front_and_rear
+    outputs = start(front), start(rear)
+    assert front._worker is rear._worker
+    pipelines = [front._worker._pipelines[node] for node in front_and_rear]
+    assert pipelines[0]._engine is pipelines[1]._engine
+    assert pipelines[0]._fusion is not pipelines[1]._fusion
+    front.set_parameters([Parameter("fusion.center_threshold", value=1e6)])
+    for node, size in ((front, (8, 8)), (rear, (12, 20))):
+        send(node, 1, np.zeros((*size, 3), np.uint8))
+        settle(node)
+    found = [len(topics["instances"].messages.get(timeout=TIMEOUT_S).detections) for topics in outputs]
+    assert found == [0, 1]
+    sizes = [topics["class_map"].messages.get(timeout=TIMEOUT_S) for topics in outputs]
+    assert [(m.height, m.width) for m in sizes] == [(8, 8), (12, 20)]
+    assert "network" in front.timer.percentiles()
+
+
+def test_the_engine_stays_until_the_last_camera_has_left(front_and_rear):
+    front, rear = front_and_rear
+    outputs = start(front), start(rear)
+    worker = front._worker
+    front.trigger_deactivate()
+    front.trigger_cleanup()
+    send(rear, 1)
+    settle(rear)
+    assert outputs[1]["class_map"].stamps() == [1]
+    assert worker._thread.is_alive()
+    rear.trigger_shutdown()
+    assert not worker._thread.is_alive()
+
+
+def test_cameras_with_other_engines_do_not_share(make_node):  # noqa: F811
+    workers = Workers()
+    nodes = [make_node(workers, namespace=f"camera{threads}", threads=threads) for threads in (1, 2)]
+    for node in nodes:
+        start(node)
+    assert nodes[0]._worker is not nodes[1]._worker
+
+
+def test_a_camera_gone_mad_stalls_no_other(front_and_rear, capfd):
+    """It sends garbage ten times as often."""
+    front, rear = front_and_rear
+    outputs = start(front)
+    start(rear)
+    garbage = MAKE.image(MAKE.header(0, "rear"), GREY, "bgr8")
+    garbage.step = 7
+    for stamp in range(1, 11):
+        for _ in range(10):
+            rear._on_image(garbage)
+        send(front, stamp)
+        settle(front)
+    settle(rear)
+    assert outputs["class_map"].stamps() == list(range(1, 11))
+    assert counts(front) == {"received": 10, "processed": 10}
+    assert counts(rear)["refused"] + counts(rear).get("superseded", 0) == 100
+    assert "image refused: step: 7 bytes" in capfd.readouterr().err
+
+
+def test_a_camera_whose_subscribers_are_slow_stalls_no_other(front_and_rear):
+    front, rear = front_and_rear
+    slow, outputs = start(front), start(rear)
+    let_go = threading.Event()
+
+    def publish(message, publish=slow["class_map"].publish):
+        assert let_go.wait(TIMEOUT_S)
+        publish(message)
+
+    slow["class_map"].publish = publish
+    for stamp in range(1, 6):
+        send(front, stamp)
+        send(rear, stamp)
+        settle(rear)
+    assert outputs["class_map"].stamps() == [1, 2, 3, 4, 5]
+    assert counts(front).get("processed", 0) == 0
+    let_go.set()
+    settle(front)
+    # One at the subscriber, one segmented meanwhile, and the newest.
+    assert slow["class_map"].stamps()[0] == 1
+    assert slow["class_map"].stamps()[-1] == 5
+    assert len(slow["class_map"].stamps()) == counts(front)["processed"] <= 3
+    assert counts(front)["processed"] + counts(front)["superseded"] == 5
+
+
+def test_cameras_of_different_rates_both_get_their_newest(front_and_rear, stopped):  # noqa: F811
+    """The fast one sends five images in the time of a frame, the slow one sends one: they take turns."""
+    front, rear = front_and_rear
+    fast, slow = start(front), start(rear)
+    send(front, 0)
+    assert stopped.entered.acquire(timeout=TIMEOUT_S)
+    for stamp in range(1, 6):
+        send(front, stamp)
+    send(rear, 100)
+    for turn in (5, 10):
+        stopped.go.release()  # one ends, the next begins
+        assert stopped.entered.acquire(timeout=TIMEOUT_S)
+        for stamp in range(turn + 1, turn + 6):
+            send(front, stamp)
+    stopped.go.release(100)
+    settle(front)
+    settle(rear)
+    assert slow["class_map"].stamps() == [100]
+    assert fast["class_map"].stamps()[0] == 0
+    assert fast["class_map"].stamps()[-1] == 15
+    assert len(fast["class_map"].stamps()) == 3
+
+
+def test_a_failed_device_is_renewed_for_all_cameras(front_and_rear, monkeypatch, capfd):
+    from perception_node.errors import DeviceError
+    from perception_node.pipeline import Pipeline
+
+    front, rear = front_and_rear
+    start(front)
+    outputs = start(rear)
+    before = dict(front._worker._pipelines)
+
+    def fail(*_):
+        monkeypatch.undo()
+        raise DeviceError("lost")
+
+    monkeypatch.setattr(Pipeline, "start", fail)
+    send(front, 1)
+    settle(front)
+    send(rear, 2)
+    settle(rear)
+    assert counts(front) == {"received": 1, "failed": 1}
+    assert outputs["class_map"].stamps() == [2]
+    after = front._worker._pipelines
+    assert all(after[node] is not before[node] for node in front_and_rear)
+    assert capfd.readouterr().err.count("the pipeline works again") == 2
+
+
+# ---- time ----
+
+
+def test_ages_are_in_the_nodes_time_and_it_may_jump(make_node):  # noqa: F811
+    """As when a bag with /clock is played again from its begin, or from later."""
+    node = make_node(use_sim_time=True, max_age=1.0)
+    outputs = start(node)
+    clock = node.get_clock()
+    assert clock.ros_time_is_active
+    second = 10**9
+    for now, stamp in (
+        (100.0, 99.5),
+        (100.0, 98.0),  # too old
+        (10.0, 9.9),  # the bag begins again
+        (10.0, 50.0),  # from before the jump: from the future, now
+        (5000.0, 4999.9),  # and jumps ahead
+        (5000.0, 11.0),  # too old
+    ):
+        clock.set_ros_time_override(Time(nanoseconds=int(now * second), clock_type=ClockType.ROS_TIME))
+        send(node, int(stamp * second))
+        settle(node)
+    seconds = [message.header.stamp.sec for message in outputs["class_map"].messages.queue]
+    assert seconds == [99, 9, 50, 4999]
+    assert counts(node) == {"received": 6, "processed": 4, "stale": 2}
+
+
+def test_the_diagnostics_go_on_while_a_bags_time_stands_still(make_node):  # noqa: F811
+    node = make_node(use_sim_time=True, diagnostics_period=0.1)
+    sent = threading.Semaphore(0)
+    node._send = lambda *_: sent.release()
+    executor = rclpy.executors.SingleThreadedExecutor()
+    executor.add_node(node)
+    for _ in range(100):
+        executor.spin_once(timeout_sec=1.0)
+        if sent.acquire(blocking=False):
+            break
+    else:
+        pytest.fail("no diagnostics")
+    executor.shutdown()
+
+
+# ---- a slow network ----
+
+
+def test_with_a_slow_network_images_wait_less_than_two_frames_and_one_is_held(make_node, stopped):  # noqa: F811
+    """A camera of 30 Hz and a network that takes ten of its frames, in steps of ours: no clock runs."""
+    node = make_node()
+    outputs = start(node)
+    held = node._worker._scheduler._slots[node]
+    begun = []
+    for frame in range(100):
+        send(node, frame)
+        if frame % 10 == 0:
+            if frame:
+                stopped.go.release()  # one ends, the next begins
+            assert stopped.entered.acquire(timeout=TIMEOUT_S)
+            begun.append(frame)
+        assert held.message is None or held.message[0].header.stamp.nanosec == frame
+        assert node._publishing._work_queue.qsize() <= 1
+    stopped.go.release(2)
+    settle(node)
+    assert counts(node) == {"received": 100, "processed": 11, "superseded": 89}
+    waited = [begin - stamp for begin, stamp in zip(begun, outputs["class_map"].stamps()[:-1], strict=True)]
+    assert max(waited) <= 1

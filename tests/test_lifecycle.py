@@ -6,6 +6,7 @@ import queue
 import sys
 import threading
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from rclpy.parameter import Parameter  # noqa: E402
 from perception_node.errors import BadImage, DeviceError  # noqa: E402
 from perception_node.messages import MessageFactory  # noqa: E402
 from perception_node.node import PerceptionNode, RCLError  # noqa: E402
+from perception_node.parameters import PARAMETERS, PUBLISH  # noqa: E402
 from perception_node.pipeline import Pipeline  # noqa: E402
 from perception_node.topics import OUTPUTS  # noqa: E402
 from perception_node.worker import DEVICE_FAILED, Workers  # noqa: E402
@@ -239,6 +241,28 @@ def test_every_parameter_is_described(node):
     assert node.describe_parameter("autostart").read_only
     (threads,) = node.describe_parameter("threads").integer_range
     assert (threads.from_value, threads.to_value) == (0, 256)
+
+
+def row(parameter):
+    """Of the table in docs/node.md."""
+    default = str(parameter.default).lower() if isinstance(parameter.default, bool) else parameter.default
+    limits = ", ".join(parameter.choices)
+    if parameter.range:
+        limits = "{:g} to {:g}".format(*parameter.range)
+    cells = (
+        f"`{parameter.name}`",
+        "(empty)" if default == "" else default,
+        limits,
+        parameter.change,
+        parameter.description,
+    )
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def test_the_documentation_has_every_parameter():
+    text = Path(__file__).parents[1].joinpath("docs/node.md").read_text()
+    rows = [row(parameter) for parameter in PARAMETERS if not parameter.name.startswith(PUBLISH)]
+    assert [line for line in rows if line not in text] == []  # these are to be in the table
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ class TrackingOptions:
     """
 
     min_hits: int = 2
-    max_lost_s: float = 1.0
+    max_lost_s: float = 0.7
     min_overlap: float = 0.1
 
     def __post_init__(self):

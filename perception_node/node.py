@@ -307,8 +307,8 @@ class PerceptionNode(LifecycleNode):
         if "priority" in changes and self.state == ACTIVE:
             self._worker.set_priority(self, changes["priority"])
         if any(name.startswith(FUSION) for name in changes):
+            self._worker.set_fusion(self, self._settings.fusion())
             self.fusion = self._settings.fusion()
-            self._worker.set_fusion(self)
         if any(name.startswith(TRACKING) for name in changes) and self._tracker is not None:
             self._tracker.options = self._settings.tracking_options()
         if changes.keys() & CALIBRATION:

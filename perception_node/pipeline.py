@@ -91,8 +91,9 @@ class Pipeline:
             ModelError: naming an option that the family does not have or take so; then all stay as they were.
         """
         check_options(self.model.family, options)
-        self.model = dataclasses.replace(self.model, fusion={**self.model.fusion, **options})
-        self._fusion = make_fusion(self.model, self._device)
+        model = dataclasses.replace(self.model, fusion={**self.model.fusion, **options})
+        self._fusion = make_fusion(model, self._device)
+        self.model = model
         self._layout = self._recorded = None
 
     def __call__(self, image: CameraImage | np.ndarray) -> PanopticFrame:

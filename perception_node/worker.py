@@ -5,7 +5,7 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -104,13 +104,13 @@ class Worker:
         """From now on they are not; waits for the one at work. Whether another was waiting."""
         return self._scheduler.remove(camera)
 
-    def set_fusion(self, camera: Camera) -> None:
-        """Makes the camera's pipeline take its options of the fusion.
+    def set_fusion(self, camera: Camera, options: Mapping[str, Any]) -> None:
+        """Makes the camera's pipeline take other options of the fusion.
 
         Raises:
             ModelError: they are wrong.
         """
-        self._call(lambda: self._pipelines[camera].set_fusion(**camera.fusion))
+        self._call(lambda: self._pipelines[camera].set_fusion(**options))
 
     def about(self) -> dict[str, Any]:
         """What diagnostics tell of it."""

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 
@@ -225,3 +226,28 @@ def test_tracks_are_a_table_of_points(make):
     assert [second[name].item() for name in ("x", "y", "z", "vx", "vy")] == [12.5, -3.0, 0.0, 0.5, -1.5]
     assert [second[name].item() for name in ("u", "v", "du", "dv", "age", "id")] == [1.5, 1.5, -8.0, 4.0, 0.25, 9]
     assert track_cloud(make, make.header(STAMP_NS, "cam"), frame, ()).width == 0  # not tracked
+
+
+@pytest.mark.parametrize(
+    ("pixels", "encoding", "codec"),
+    [
+        (np.arange(12, dtype=np.uint8).reshape(3, 4), "mono8", "png"),
+        (np.arange(0, 60000, 5000, dtype=np.uint16).reshape(3, 4), "16UC1", "png"),
+        (np.full((8, 8, 3), 90, np.uint8), "bgr8", "jpeg"),
+    ],
+)
+def test_compressed_images_say_how_and_hold_the_pixels(make, pixels, encoding, codec):
+    message = make.compressed_image(make.header(5, "camera"), pixels, encoding)
+    assert message.format == f"{encoding}; {codec} compressed {encoding}"
+    decoded = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert decoded.dtype == pixels.dtype
+    np.testing.assert_allclose(decoded.astype(int), pixels, atol=2 if codec == "jpeg" else 0)
+    if encoding == "bgr8":
+        np.testing.assert_array_equal(camera_image(message).bgr(), decoded)
+
+
+def test_a_compressed_image_that_cannot_be_decoded_is_refused(make):
+    message = make.compressed_image(make.header(5, "camera"), np.zeros((4, 4), np.uint8), "mono8")
+    message.data = message.data[:10]
+    with pytest.raises(BadImage, match=r"data: not a JPEG or PNG image .*, 10 bytes"):
+        camera_image(message)

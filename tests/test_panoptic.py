@@ -70,3 +70,18 @@ def test_measured_segments_are_what_a_slow_count_says(instance_map, random):
         assert segment.area == len(ys)
         assert segment.box_xyxy == (xs.min(), ys.min(), xs.max() + 1, ys.max() + 1)
         assert segment.centroid_xy == pytest.approx((xs.mean(), ys.mean()))
+
+
+def test_instances_below_a_score_become_unlabelled():
+    class_map = np.uint8([[0, 2, 2], [0, 3, 0]])
+    instance_map = np.uint16([[0, 1, 1], [0, 7, 0]])
+    confidence = np.uint8([[255, 51, 51], [255, 204, 255]])  # scores 0.2 and 0.8
+    frame = PanopticFrame.from_maps(class_map, instance_map, confidence)
+    assert frame.without_below(0.2) is frame
+    kept = frame.without_below(0.5)
+    kept.check({2, 3})
+    np.testing.assert_array_equal(kept.class_map, [[0, 255, 255], [0, 3, 0]])
+    np.testing.assert_array_equal(kept.instance_map, [[0, 0, 0], [0, 7, 0]])
+    np.testing.assert_array_equal(kept.confidence, [[255, 0, 0], [255, 204, 255]])
+    assert [segment.id for segment in kept.instances] == [7]
+    np.testing.assert_array_equal(frame.class_map, class_map)  # the frame itself stays

@@ -131,3 +131,28 @@ def test_an_image_that_cannot_be_prepared_for_leaves_the_others_alone(tiny_model
     frame = pipeline(image)
     np.testing.assert_array_equal(frame.class_map, expected.class_map)
     assert frame.segments == expected.segments
+
+
+def test_pipelines_on_one_engine_keep_their_buffers_and_thresholds_apart(tiny_model):
+    """They take turns with images of different sizes; what they answer is what they would alone."""
+    first = Pipeline(load_model(tiny_model))
+    second = first.another()
+    assert second._engine is first._engine
+    images = [np.zeros((8, 8, 3), np.uint8), np.zeros((16, 24, 3), np.uint8)]
+    alone = [Pipeline(load_model(tiny_model))(image) for image in images]
+    for _ in range(3):
+        for pipeline, image, expected in zip((first, second), images, alone, strict=True):
+            np.testing.assert_array_equal(pipeline(image).instance_map, expected.instance_map)
+    second.set_fusion(center_threshold=1e6)
+    assert [len(pipeline(image).instances) for pipeline, image in zip((first, second), images, strict=True)] == [1, 0]
+    assert first.model.fusion["center_threshold"] != second.model.fusion["center_threshold"]
+    assert len(second.timer.percentiles()) == 3
+
+
+@pytest.mark.parametrize("options", [{"nms_kernel": 4}, {"score_threshold": 0.5}, {"top_k": 5, "stuff_area": -1}])
+def test_wrong_options_of_the_fusion_change_nothing(tiny_model, options):
+    pipeline = Pipeline(load_model(tiny_model))
+    before = pipeline.model, pipeline._fusion
+    with pytest.raises(UserError, match=r"expected: "):
+        pipeline.set_fusion(**options)
+    assert (pipeline.model, pipeline._fusion) == before

@@ -11,6 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
+from perception_node.calibration_input import BASE_FRAME, CalibrationOptions
 from perception_node.device import open_device
 from perception_node.engine import DEFAULT_PLAN, DEVICES, ENGINE_NAMES, PlanOptions
 from perception_node.errors import UserError
@@ -198,12 +199,18 @@ def evaluate(
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Bag to write; an old bag is replaced.")
 @click.option("--overlay", is_flag=True, help="Write the overlay images too; they are as large as the input.")
 @click.option("--tracking/--no-tracking", default=True, show_default=True, help="Ids that last from image to image.")
+@click.option("--camera", help="The camera's ROS YAML. Default: the camera_info of the bag.")
+@click.option("--mounting", help="The mounting's YAML. Default: /tf_static of the bag.")
+@click.option("--base-frame", default=BASE_FRAME, show_default=True, help="TF frame, its origin on the ground.")
 @_footage
 def replay(
     bag: Path,
     out: Path,
     overlay: bool,
     tracking: bool,
+    camera: str | None,
+    mounting: str | None,
+    base_frame: str,
     model: str,
     computing: dict[str, Any],
     topic: str | None,
@@ -214,11 +221,19 @@ def replay(
     BAG is a rosbag2, mcap or sqlite3 (a video or a folder of images will do as well). The results are what the node
     would publish: /perception_node/class_map, instance_map, confidence, instances, tracks, drivable_area and
     label_info, with the headers of the images. An image that cannot be used is reported, counted and left out.
+
+    With a calibration of the camera and its mounting there are the topics in metres too: drivable_grid, free_space,
+    points, objects and markers.
     """
     from perception_node.replay import replay as run
 
     source = open_source(bag, topic)
-    _report(run(Pipeline(load_model(model), **computing), source, out, overlay, tracking=tracking), out, as_json)
+    calibration = CalibrationOptions(camera or "", mounting_url=mounting or "", base_frame=base_frame)
+    pipeline = Pipeline(load_model(model), **computing)
+    summary = run(pipeline, source, out, overlay, tracking=tracking, calibration=calibration)
+    _report(summary, out, as_json)
+    if summary["no_metres"] and not as_json:
+        click.echo(f"  in metres {summary['in_metres']} of {summary['frames']} frames: {summary['no_metres']}")
 
 
 @main.command()

@@ -40,6 +40,19 @@ MAX_CELLS = 4_000_000
 STEPS_PER_CELL, MAX_STEPS = 10, 4000
 """Of a bearing, where the pixels along it are looked for."""
 
+RANGES = {
+    "grid_resolution": (0.01, 10),
+    "grid_x_min": (-1000, 1000),
+    "grid_x_max": (-1000, 1000),
+    "grid_half_width": (0.1, 1000),
+    "grid_margin": (0, 10),
+    "max_footprint": (0.001, 1000),
+    "min_confidence": (0, 1),
+    "free_space_bearings": (1, 3600),
+    "pitch_sigma": (0, 45),
+}
+"""Of the options: the least and the most."""
+
 
 @dataclass(frozen=True, slots=True)
 class GridOptions:
@@ -71,19 +84,8 @@ class GridOptions:
     pitch_sigma: float = 0.3
 
     def __post_init__(self):
-        limits = {
-            "grid_resolution": (0.01, 10),
-            "grid_x_min": (-1000, 1000),
-            "grid_x_max": (-1000, 1000),
-            "grid_half_width": (0.1, 1000),
-            "grid_margin": (0, 10),
-            "max_footprint": (0.001, 1000),
-            "min_confidence": (0, 1),
-            "free_space_bearings": (1, 3600),
-            "pitch_sigma": (0, 45),
-        }
         for field in fields(self):
-            value, (least, most) = getattr(self, field.name), limits[field.name]
+            value, (least, most) = getattr(self, field.name), RANGES[field.name]
             if not isfinite(value) or not least <= value <= most:
                 raise UserError(f"{field.name} {value}: expected: {least} to {most}")
         if self.grid_x_max - self.grid_x_min < self.grid_resolution:
@@ -309,15 +311,51 @@ class Ground:
         )
 
 
+class Grounds:
+    """The ground as a camera sees it, made when it is first wanted and anew when the calibration changes.
+
+    Args:
+        device: where the kernels run. One of its own, where several threads work: a device takes one at a time.
+        taxonomy: of the frames' classes.
+        options: what of the ground is looked at.
+        base_frame: of the mounting; the frame_id of all in metres.
+
+    Attributes:
+        problem: why there is none for the last calibration; None if there is one.
+    """
+
+    def __init__(self, device: Device, taxonomy: Taxonomy, options: GridOptions, base_frame: str):
+        self.base_frame = base_frame
+        self.problem: BadCalibration | None = None
+        self._arguments = device, taxonomy, options
+        self._calibration: tuple[Camera, Mounting] | None = None
+        self._ground: Ground | None = None
+
+    def __call__(self, calibration: tuple[Camera, Mounting]) -> Ground | None:
+        """None if the camera sees no ground; `problem` says why."""
+        if calibration is not self._calibration:
+            device, taxonomy, options = self._arguments
+            self._calibration, self._ground, self.problem = calibration, None, None
+            try:
+                self._ground = Ground(device, *calibration, taxonomy, options)
+            except BadCalibration as error:
+                self.problem = error.with_traceback(None)
+        return self._ground
+
+
 class GroundSight:
-    """What one frame shows of the ground; what is asked for is computed then."""
+    """What one frame shows of the ground; what is asked for is computed then.
+
+    Attributes:
+        ground: of the camera.
+    """
 
     def __init__(self, ground: Ground, frame: PanopticFrame, connected: np.ndarray):
         camera = ground.camera
         if frame.class_map.shape != (camera.height, camera.width):
             height, width = frame.class_map.shape
             raise ValueError(f"frame of {width}x{height}; expected: {camera.width}x{camera.height}, the camera's")
-        self._ground, self._device, self._pixels = ground, ground.device, frame.class_map.size
+        self.ground, self._device, self._pixels = ground, ground.device, frame.class_map.size
         upload = ground.device.upload
         self._ids = upload(frame.instance_map)
         maps = upload(frame.class_map), self._ids, upload(frame.confidence), upload(connected)
@@ -329,7 +367,7 @@ class GroundSight:
 
     def _start(self, kernel: str, items: int, *arguments: Any) -> None:
         threads = -(-items // self._device.pixels_per_thread)
-        self._ground.kernels.each(kernel, threads, items, *arguments)
+        self.ground.kernels.each(kernel, threads, items, *arguments)
 
     @cached_property
     def sights(self) -> np.ndarray:
@@ -338,7 +376,7 @@ class GroundSight:
 
     @cached_property
     def grid(self) -> DrivableGrid:
-        ground, options = self._ground, self._ground.options
+        ground, options = self.ground, self.ground.options
         _, feet, footprint = ground.tables
         rows, columns = options.shape
         cells = self._device.empty((rows, columns), np.int8)
@@ -351,7 +389,7 @@ class GroundSight:
 
     @cached_property
     def free_space(self) -> FreeSpace:
-        ground, bearings = self._ground, len(self._ground.angles)
+        ground, bearings = self.ground, len(self.ground.angles)
         ranges, ends = (self._device.empty(bearings, dtype) for dtype in (np.float32, np.uint8))
         tables = ground.starts, ground.passed, ground.distances
         ground.kernels.each("march", bearings, bearings, *tables, self._sights, ranges, ends)
@@ -365,8 +403,8 @@ class GroundSight:
         Of an obstacle only the foot has a point: what is above it would lie behind, on ground that it hides.
         """
         points: Array = self._device.empty((*self._sights.shape, 3), np.float32)
-        limit = float(self._ground.options.max_footprint)
-        arguments = self._sights, *self._ground.tables, limit, points
+        limit = float(self.ground.options.max_footprint)
+        arguments = self._sights, *self.ground.tables, limit, points
         self._start("place_points", self._pixels, *arguments)
         return self._device.download(points)
 

@@ -7,7 +7,8 @@ one MessageFactory fills either.
 
 import array
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import cv2
@@ -68,6 +69,13 @@ class MessageFactory:
         """For reading and writing bags; needs no ROS. Args: a typestore of perception_node.bags.typestore."""
         return cls(typestore.types.__getitem__, lambda values: values.reshape(-1))
 
+    def knows(self, name: str) -> bool:
+        """Whether the message type is there: ROS installations can lack a package, or have an old one."""
+        try:
+            return self.message_class(name) is not None
+        except (ImportError, AttributeError, KeyError):
+            return False
+
     def header(self, stamp_ns: int, frame_id: str) -> Any:
         """std_msgs/Header from nanoseconds since the epoch."""
         time = self.message_class("builtin_interfaces/msg/Time")(sec=stamp_ns // 10**9, nanosec=stamp_ns % 10**9)
@@ -110,34 +118,52 @@ class MessageFactory:
             class_map=[vision_class(class_id=category.id, class_name=category.name) for category in taxonomy],
         )
 
-    def instances(self, header: Any, frame: PanopticFrame, tracks: Sequence[Track] = ()) -> Any:
+    def instances(
+        self,
+        header: Any,
+        frame: PanopticFrame,
+        tracks: Sequence[Track] = (),
+        poses: Mapping[int, Any] = MappingProxyType({}),
+    ) -> Any:
         """vision_msgs/Detection2DArray: one detection an instance, its id the pixels' value in the instance map.
 
         `class_id` is the class map's value as a string, to be looked up in LabelInfo, as vision_msgs wants it. What was
         tracked has a result for each class that it was seen as, the class map's first.
+
+        Args:
+            header: the image's.
+            frame: with the instances.
+            tracks: of the instances, where they are tracked.
+            poses: geometry_msgs/PoseWithCovariance of instances, by id, in the header's frame. Where one is not known
+                its first variance is -1, as in sensor_msgs/Imu.
         """
         scores = {track.id: track.class_scores for track in tracks}
         return self.message_class("vision_msgs/msg/Detection2DArray")(
             header=header,
             detections=[
-                self._detection(header, segment, scores.get(segment.id, ((segment.class_id, segment.score),)))
+                self._detection(
+                    header,
+                    segment,
+                    scores.get(segment.id, ((segment.class_id, segment.score),)),
+                    poses.get(segment.id),
+                )
                 for segment in frame.instances
             ],
         )
 
-    def _detection(self, header: Any, segment: Any, class_scores: Sequence[tuple[int, float]]) -> Any:
+    def _detection(self, header: Any, segment: Any, class_scores: Sequence[tuple[int, float]], pose: Any) -> Any:
         x0, y0, x1, y1 = segment.box_xyxy
         center = self.message_class("vision_msgs/msg/Pose2D")(
             position=self.message_class("vision_msgs/msg/Point2D")(x=(x0 + x1) / 2, y=(y0 + y1) / 2), theta=0.0
         )
-        # No pose is known: the origin.
-        pose = self.message_class("geometry_msgs/msg/PoseWithCovariance")(
-            pose=self.message_class("geometry_msgs/msg/Pose")(
-                position=self.message_class("geometry_msgs/msg/Point")(x=0.0, y=0.0, z=0.0),
-                orientation=self.message_class("geometry_msgs/msg/Quaternion")(x=0.0, y=0.0, z=0.0, w=1.0),
-            ),
-            covariance=np.zeros(36),
-        )
+        if pose is None:
+            pose = self.message_class("geometry_msgs/msg/PoseWithCovariance")(
+                pose=self.message_class("geometry_msgs/msg/Pose")(
+                    position=self.message_class("geometry_msgs/msg/Point")(x=0.0, y=0.0, z=0.0),
+                    orientation=self.message_class("geometry_msgs/msg/Quaternion")(x=0.0, y=0.0, z=0.0, w=1.0),
+                ),
+                covariance=np.array([-1.0] + [0.0] * 35),
+            )
         hypotheses = [
             self.message_class("vision_msgs/msg/ObjectHypothesis")(class_id=str(class_id), score=score)
             for class_id, score in class_scores

@@ -4,7 +4,7 @@ A frame's way, each step on the thread that it says::
 
     _on_image   executor    keeps the newest image of the camera         -> scheduler.py: whose turn it is
     perceive    worker      decodes, segments: Pipeline -> PanopticFrame    worker.py: one engine for all cameras
-    _publish    publishing  Scene -> a message for each topic that somebody subscribes to: topics.OUTPUTS
+    _publish    publishing  Scene -> a message for each topic that somebody subscribes to: topics.ALL_OUTPUTS
 
 So one frame is published while the next is segmented, and a camera whose subscribers are slow holds up no other. While
 its turn has not come, newer images take the waiting one's place: newest frame wins, and what loses is counted.
@@ -28,17 +28,18 @@ from perception_node.calibration_input import Calibration, CalibrationInput, Cal
 from perception_node.device import open_device
 from perception_node.diagnostics import Diagnostics, Level
 from perception_node.errors import BadCalibration, BadImage, DeviceError, UserError, one_line
+from perception_node.ground import Grounds
 from perception_node.image import CameraImage
 from perception_node.messages import MessageFactory, camera_image
-from perception_node.parameters import CALIBRATION, FUSION, PUBLISH, TRACKING, Parameters
+from perception_node.parameters import CALIBRATION, FUSION, GRID, PUBLISH, TRACKING, Parameters
 from perception_node.pipeline import Pipeline
 from perception_node.topics import (
+    ALL_OUTPUTS,
     CAMERA_INFO,
     DIAGNOSTICS,
     IMAGE,
     LABEL_INFO,
     NODE,
-    OUTPUTS,
     TF,
     TF_STATIC,
     Output,
@@ -82,6 +83,7 @@ class PerceptionNode(LifecycleNode):
         self._calibration = CalibrationInput(CalibrationOptions())
         self._calibration_problem: BadCalibration | None = None
         self._tracker: Tracker | None = None
+        self._grounds: Grounds | None = None
         self._outputs: list[tuple[str, Output, Any]] = []  # name of its switch, what fills it, its publisher
         self._label_info: Any = None
         self._inputs: list[Any] = []
@@ -118,7 +120,8 @@ class PerceptionNode(LifecycleNode):
                     image = camera_image(message)
                 frame = pipeline(image).without_below(self._settings["min_score"])
                 calibration = self._calibrate(message.header, image)
-                scene = Scene(message.header, image, frame, pipeline.model.taxonomy, self.timer, calibration)
+                taxonomy = pipeline.model.taxonomy
+                scene = Scene(message.header, image, frame, taxonomy, self.timer, calibration, self._grounds)
                 self._publishing.submit(self._publish, scene)
                 return
         except BadImage as error:
@@ -155,7 +158,9 @@ class PerceptionNode(LifecycleNode):
             with self.timer("publish"):
                 for name, output, publisher in self._outputs:
                     if self._settings[PUBLISH + name] and publisher.get_subscription_count():
-                        self._send(publisher, output.fill(self._make, scene))
+                        answer = output.fill(self._make, scene)
+                        if answer is not None:
+                            self._send(publisher, answer)
             self._figures.processed(self._age_s(scene.header) * 1e3)
         except Exception as error:
             self._lose(error)
@@ -244,12 +249,16 @@ class PerceptionNode(LifecycleNode):
         self.fusion = self._settings.fusion()
         self._worker.add(self)
         self._make_tracker()
-        for name, output in OUTPUTS.items():
-            self._outputs += [
-                (name, each, self.create_publisher(self._make.message_class(each.type), f"~/{topic}", OUTPUT_QOS))
-                for each, topic in ((output, name), (output.compressed, f"{name}/compressed"))
-                if each is not None
-            ]
+        self._make_grounds()
+        for name, output in ALL_OUTPUTS.items():
+            for each, topic in ((output, name), (output.compressed, f"{name}/compressed")):
+                if each is None:
+                    continue
+                if self._make.knows(each.type):
+                    publisher = self.create_publisher(self._make.message_class(each.type), f"~/{topic}", OUTPUT_QOS)
+                    self._outputs.append((name, each, publisher))
+                else:
+                    self.get_logger().warning(f"{each.type} is not installed: no ~/{topic}")
         label_info = self._make.label_info(self._make.header(self.get_clock().now().nanoseconds, ""), model.taxonomy)
         self._label_info = self.create_publisher(type(label_info), f"~/{LABEL_INFO}", LATCHED_QOS)
         self._label_info.publish(label_info)
@@ -288,7 +297,7 @@ class PerceptionNode(LifecycleNode):
         for publisher in (*(publisher for _, _, publisher in self._outputs), self._label_info):
             self.destroy_publisher(publisher)
         self._outputs, self._label_info = [], None
-        self.fusion = {}
+        self._grounds, self.fusion = None, {}
         if self._worker is not None:
             worker, self._worker = self._worker, None
             self._settings.undeclare_fusion()
@@ -315,6 +324,16 @@ class PerceptionNode(LifecycleNode):
             self._calibration.set_options(self._settings.calibration_options())
             if self.state == ACTIVE:
                 self._follow_transforms()
+        if changes.keys() & {*GRID, "base_frame"} and self._worker is not None:
+            self._make_grounds()
+
+    def _make_grounds(self) -> None:
+        """On the CPU, wherever the network runs: messages are made there, of maps that are there, on another thread."""
+        device, base_frame = open_device("cpu", self._settings["threads"]), self._settings["base_frame"]
+        self._grounds = Grounds(device, self._worker.model.taxonomy, self._settings.grid_options(), base_frame)
+
+    def _metric_problem(self) -> BadCalibration | None:
+        return self._calibration_problem or (self._grounds and self._grounds.problem)
 
     def _make_tracker(self) -> None:
         """On the CPU, wherever the network runs: it works on maps that are there, on the thread that makes messages."""
@@ -348,7 +367,7 @@ class PerceptionNode(LifecycleNode):
         topic = self._image_topic()
         level, message = Level.OK, self.state
         if self.state == ACTIVE:
-            problem = self._calibration_problem
+            problem = self._metric_problem()
             is_wrong = problem is not None and not isinstance(problem, MissingCalibration)
             more = [(Level.WARN, f"no outputs in metres: {problem}")] if is_wrong else []
             level, message = self._figures.health(topic, self._settings["camera_timeout"], more)
@@ -357,7 +376,7 @@ class PerceptionNode(LifecycleNode):
             **self._figures.values(),
             "cameras": self.count_publishers(topic),
             "camera_info": "yes" if self._calibration.has_camera_info else "none yet",
-            "calibration": str(self._calibration_problem or self._calibration),
+            "calibration": str(self._metric_problem() or self._calibration),
         }
         if self._worker is not None:
             values.update(self._worker.about())

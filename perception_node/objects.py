@@ -45,6 +45,11 @@ class GroundedObject:
     left_right: tuple[float, float]
     height: float
 
+    @property
+    def width(self) -> float:
+        """Metres from the left end to the right."""
+        return self.left_right[0] - self.left_right[1]
+
 
 def grounded_objects(ground: Ground, frame: PanopticFrame, sights: np.ndarray) -> dict[int, GroundedObject]:
     """The instances whose foot is seen, by id.
@@ -94,7 +99,7 @@ def _place(
     # The contact with the ground is seen to a pixel: those within half a one of the nearest are the nearest.
     chosen = feet[np.abs(reach[feet] - reach[nearest]) <= pixel / 2]
     x, y = away[chosen].mean(0)
-    return float(reach[chosen].mean()), float(np.arctan2(y, x)), float(pixel), n_hidden / len(reach)
+    return float(np.hypot(x, y)), float(np.arctan2(y, x)), float(pixel), n_hidden / len(reach)
 
 
 def _measure(
@@ -113,10 +118,11 @@ def _measure(
     known = bool(np.isfinite(aside).all())
     left, right = (float(aside.max()), float(aside.min())) if known else (0.0, 0.0)
     height = max(0.0, float(up.max())) if known else 0.0
+    width = left - right
     to_camera = np.hypot(reach, mounting.height_m)
     pitch = np.radians(ground.options.pitch_sigma) * to_camera**2 / mounting.height_m
-    variance_ahead = (SIGMA_PIXELS * pixel) ** 2 + pitch**2 + (hidden * (left - right)) ** 2
-    variance_across = (SIGMA_PIXELS * to_camera / ground.pixels_per_radian) ** 2 + (hidden * (left - right)) ** 2
+    variance_ahead = (SIGMA_PIXELS * pixel) ** 2 + pitch**2 + (hidden * width) ** 2
+    variance_across = (SIGMA_PIXELS * to_camera / ground.pixels_per_radian) ** 2 + (hidden * width) ** 2
     covariance = variance_ahead * np.outer(ahead, ahead) + variance_across * np.outer(across, across)
     distance = float(np.hypot(*position))
     towards = position / distance if distance > 0 else ahead

@@ -12,8 +12,9 @@ from rclpy.node import Node
 from perception_node.calibration_input import BASE_FRAME, CalibrationOptions
 from perception_node.engine import DEVICES, ENGINE_NAMES, PRECISIONS, PlanOptions, choose_engine
 from perception_node.errors import UserError
+from perception_node.ground import RANGES, GridOptions
 from perception_node.model import DEFAULT_MODEL, Model, check_options, fusion_options
-from perception_node.topics import OUTPUTS
+from perception_node.topics import ALL_OUTPUTS
 from perception_node.tracking import RANGES as TRACKING_RANGES
 from perception_node.tracking import TrackingOptions
 from perception_node.worker import EngineOptions
@@ -31,6 +32,7 @@ TOO_EARLY = {
 """The next transition on the way to where a parameter can be changed, by state."""
 FUSION, PUBLISH, TRACKING = "fusion.", "publish.", "tracking."
 CALIBRATION = frozenset(field.name for field in fields(CalibrationOptions))
+GRID = frozenset(field.name for field in fields(GridOptions))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,11 @@ class Parameter:
 
 
 _when_configured = partial(Parameter, change=WHILE_UNCONFIGURED)
+
+
+def _of_the_grid(name: str, description: str) -> Parameter:
+    return Parameter(name, getattr(GridOptions(), name), description, range=RANGES[name])
+
 
 PARAMETERS = (
     Parameter("autostart", True, "Start by itself; false leaves that to a lifecycle manager.", change=NEVER),
@@ -112,7 +119,16 @@ PARAMETERS = (
             ("min_overlap", "Least intersection over union of masks that are one object's."),
         )
     ),
-    *(Parameter(PUBLISH + name, True, f"Publish ~/{name} when somebody subscribes to it.") for name in OUTPUTS),
+    _of_the_grid("grid_resolution", "Side of a cell of the drivable grid, metres."),
+    _of_the_grid("grid_x_min", "Where the grid begins in the base frame, metres ahead."),
+    _of_the_grid("grid_x_max", "Where it ends."),
+    _of_the_grid("grid_half_width", "How far the grid reaches to either side, metres."),
+    _of_the_grid("grid_margin", "Around the feet of instances, metres: cells there are occupied."),
+    _of_the_grid("max_footprint", "Metres of ground in a pixel; what shows more is too far."),
+    _of_the_grid("min_confidence", "Ground of which the network is less sure is unknown."),
+    _of_the_grid("free_space_bearings", "How many ranges the free space has."),
+    _of_the_grid("pitch_sigma", "Standard deviation of the camera's pitch as the vehicle moves, degrees."),
+    *(Parameter(PUBLISH + name, True, f"Publish ~/{name} when somebody subscribes to it.") for name in ALL_OUTPUTS),
 )
 
 
@@ -150,6 +166,10 @@ class Parameters:
 
     def tracking_options(self) -> TrackingOptions:
         return TrackingOptions(**{name: self[TRACKING + name] for name in TRACKING_RANGES})
+
+    def grid_options(self) -> GridOptions:
+        """Raises UserError where they contradict each other."""
+        return GridOptions(**{name: self[name] for name in GRID})
 
     def fusion(self) -> dict[str, Any]:
         """The options of the fusion."""
@@ -195,6 +215,7 @@ class Parameters:
                 check_options(self._model.family, options)
             self._values = values
             if changes and changes.keys() <= before.keys():  # not what is only being declared
+                self.grid_options()
                 self._apply(changes)
         except UserError as error:
             self._values = before

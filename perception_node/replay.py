@@ -1,5 +1,6 @@
 """`perception replay`: a bag in, a bag with everything the node would publish out; no ROS needed."""
 
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -8,13 +9,15 @@ from typing import Any
 from tqdm import tqdm
 
 from perception_node.bags import BagWriter, typestore
+from perception_node.calibration_input import CalibrationInput, CalibrationOptions
 from perception_node.device import open_device
-from perception_node.errors import BadImage, SourceError, UserError
+from perception_node.errors import BadCalibration, BadImage, SourceError, UserError
+from perception_node.ground import GridOptions, Grounds
 from perception_node.messages import MessageFactory, camera_image
 from perception_node.pipeline import Pipeline
 from perception_node.sources import Source, check_apart
 from perception_node.stamps import irregularities
-from perception_node.topics import IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE, OUTPUTS, Scene
+from perception_node.topics import ALL_OUTPUTS, CAMERA_INFO, IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE, Scene
 from perception_node.tracking import Tracker
 
 
@@ -25,6 +28,8 @@ def replay(
     overlay: bool = False,
     progress_bar: bool = True,
     tracking: bool = True,
+    calibration: CalibrationOptions | None = None,
+    grid: GridOptions | None = None,
 ) -> dict[str, Any]:
     """Runs the pipeline over every image of the footage.
 
@@ -37,11 +42,14 @@ def replay(
         overlay: write the overlay too, as large as the input.
         progress_bar: show one on stderr.
         tracking: give objects ids that last.
+        calibration: where to look for it; without it in the bag: camera_info and /tf_static.
+        grid: what of the ground is looked at.
 
     Returns:
         frames, refused (images that could not be used), missing (images that the footage should have but ends before),
-        warnings (what is odd about the images' stamps, in words), instances, stages_ms; its "total" is all that a node
-        does with an image, but for sending the answers.
+        warnings (what is odd about the images' stamps, in words), instances, in_metres (images with topics in metres),
+        no_metres (why there were others, or None), stages_ms; its "total" is all that a node does with an image, but
+        for sending the answers.
 
     Raises:
         SourceError: the footage cannot be read or has no image that can be used, or `out` is something else than a bag
@@ -56,7 +64,12 @@ def replay(
             tracker = Tracker(open_device("cpu"), taxonomy)
         except UserError as error:
             print(f"ids will not last: {error}", file=sys.stderr)
-    frames = refused = instances = 0
+    calibrations = CalibrationInput(calibration or CalibrationOptions())
+    grounds = Grounds(open_device("cpu"), taxonomy, grid or GridOptions(), calibrations.options.base_frame)
+    for transforms in source.static_transforms():
+        calibrations.take_transforms(transforms)
+    no_metres: BadCalibration | None = None
+    frames = refused = instances = in_metres = 0
     names: list[str] = []
     stamps_ns: list[int] = []
     with (
@@ -64,6 +77,9 @@ def replay(
         tqdm(total=source.n_frames or None, desc="replay", unit="frame", disable=not progress_bar) as progress,
     ):
         for item in source:
+            if item.topic == CAMERA_INFO:
+                with contextlib.suppress(BadImage):  # a damaged one: another comes
+                    calibrations.take_camera_info(item.message)
             if item.topic != IMAGE:
                 continue
             progress.update()
@@ -86,16 +102,24 @@ def replay(
                     item.time_ns,
                     typestore().serialize_cdr(info, LABEL_INFO_TYPE),
                 )
-            scene = Scene(header, image, pipeline(image), taxonomy, pipeline.timer)
+            calibrated = None
+            try:
+                calibrated = calibrations.calibration(header.frame_id, image.width, image.height)
+            except BadCalibration as error:
+                no_metres = error
+            scene = Scene(header, image, pipeline(image), taxonomy, pipeline.timer, calibrated, grounds)
             if tracker is not None:
                 scene = scene.tracked(tracker)
             messages = {
-                name: output.fill(make, scene) for name, output in OUTPUTS.items() if name != "overlay" or overlay
+                name: output.fill(make, scene) for name, output in ALL_OUTPUTS.items() if name != "overlay" or overlay
             }
             pipeline.timer.add("total", (time.perf_counter() - start) * 1e3)
             for name, message in messages.items():
-                cdr = typestore().serialize_cdr(message, OUTPUTS[name].type)
-                bag.write(f"/{NODE}/{name}", OUTPUTS[name].type, item.time_ns, cdr)
+                if message is not None:
+                    cdr = typestore().serialize_cdr(message, ALL_OUTPUTS[name].type)
+                    bag.write(f"/{NODE}/{name}", ALL_OUTPUTS[name].type, item.time_ns, cdr)
+            in_metres += scene.ground is not None
+            no_metres = grounds.problem or no_metres
             frames += 1
             instances += len(scene.frame.instances)
         if not frames:
@@ -110,5 +134,7 @@ def replay(
         "missing": source.missing(frames + refused),
         "warnings": irregularities(names, stamps_ns),
         "instances": instances,
+        "in_metres": in_metres,
+        "no_metres": str(no_metres) if no_metres else None,
         "stages_ms": pipeline.timer.percentiles(),
     }

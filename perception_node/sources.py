@@ -17,7 +17,7 @@ from perception_node.bags import is_bag, open_bag, typestore
 from perception_node.errors import BadImage, SourceError, one_line
 from perception_node.image import CameraImage, picture_or_none
 from perception_node.messages import MessageFactory, camera_image
-from perception_node.topics import CAMERA_INFO, IMAGE
+from perception_node.topics import CAMERA_INFO, IMAGE, TF_STATIC
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FOLDER_FPS = 10.0
@@ -70,6 +70,10 @@ class Source:
     def file_name(self, name: str) -> str:
         """Of the image file that the frame `name` is; where frames have no files of their own, `name`."""
         return name
+
+    def static_transforms(self) -> Iterator[Any]:
+        """What was said on /tf_static: tf2_msgs/TFMessage of the rosbags library."""
+        return iter(())
 
     def missing(self, n_read: int) -> int:
         """How many images the container holds beyond the `n_read` that could be read.
@@ -254,6 +258,12 @@ class BagSource(Source):
         self.topic = topic or next(iter(cameras))
         self.n_frames = cameras[self.topic].msgcount
         self._info_topic = info_of[self.topic] if self.topic in calibrated else None
+
+    def static_transforms(self) -> Iterator[Any]:
+        with open_bag(self.path) as reader:
+            connections = [c for c in reader.connections if c.topic == TF_STATIC]
+            for connection, _, cdr in reader.messages(connections) if connections else ():
+                yield read_message(reader.typestore, cdr, connection.msgtype)
 
     def __iter__(self) -> Iterator[SourceMessage]:
         with open_bag(self.path) as reader:

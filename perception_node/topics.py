@@ -8,9 +8,19 @@ from typing import Any
 import numpy as np
 
 from perception_node.calibration_input import Calibration
-from perception_node.drivable import drivable_area
+from perception_node.drivable import connected_surface, without_margin
+from perception_node.ground import DrivableGrid, FreeSpace, Grounds, GroundSight
+from perception_node.ground_messages import (
+    detections_3d,
+    laser_scan,
+    markers,
+    occupancy_grid,
+    point_cloud,
+    pose_in_camera,
+)
 from perception_node.image import CameraImage
 from perception_node.messages import MessageFactory
+from perception_node.objects import GroundedObject, grounded_objects
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import Taxonomy
 from perception_node.timing import StageTimer
@@ -37,6 +47,7 @@ class Scene:
         timer: of the stages that are computed here.
         calibration: of the camera that took the image; None where there is none, or a wrong one.
         tracks: of the frame's instances, in their order; none where they are not tracked.
+        grounds: what makes metres of it; None where nothing is wanted in metres.
     """
 
     header: Any
@@ -45,6 +56,7 @@ class Scene:
     taxonomy: Taxonomy
     timer: StageTimer = field(default_factory=StageTimer)
     calibration: Calibration | None = None
+    grounds: Grounds | None = None
     tracks: tuple[Track, ...] = ()
 
     def tracked(self, tracker: Tracker) -> "Scene":
@@ -55,10 +67,51 @@ class Scene:
         return replace(self, frame=frame, tracks=tracks)
 
     @cached_property
-    def drivable(self) -> np.ndarray:
-        """uint8 (H, W), 255 drivable, 0 not; see perception_node.drivable."""
+    def connected(self) -> np.ndarray:
+        """uint8 (H, W), drivable ground that is connected to that ahead; see perception_node.drivable."""
         with self.timer("drivable"):
-            return drivable_area(self.frame, self.taxonomy)
+            return connected_surface(self.frame, self.taxonomy)
+
+    @cached_property
+    def drivable(self) -> np.ndarray:
+        """uint8 (H, W), 255 drivable, 0 not: without the margin around instances."""
+        return without_margin(self.connected, self.frame)
+
+    @cached_property
+    def ground(self) -> GroundSight | None:
+        """What is seen of the ground, in metres; None without a calibration that shows some."""
+        if self.calibration is None or self.grounds is None:
+            return None
+        connected = self.connected
+        with self.timer("ground"):
+            ground = self.grounds(self.calibration)
+            return ground and ground(self.frame, connected)
+
+    @cached_property
+    def grid(self) -> DrivableGrid:
+        """With a ground."""
+        with self.timer("grid"):
+            return self.ground.grid
+
+    @cached_property
+    def free_space(self) -> FreeSpace:
+        """With a ground."""
+        with self.timer("free_space"):
+            return self.ground.free_space
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """float32 (H, W, 3), with a ground."""
+        with self.timer("points"):
+            return self.ground.points
+
+    @cached_property
+    def objects(self) -> dict[int, GroundedObject]:
+        """Instances that stand on ground that is seen, by id; none without a ground."""
+        if self.ground is None:
+            return {}
+        with self.timer("objects"):
+            return grounded_objects(self.ground.ground, self.frame, self.ground.sights)
 
     @cached_property
     def overlay(self) -> np.ndarray:
@@ -73,7 +126,7 @@ class Output:
 
     Attributes:
         type: of its messages.
-        fill: makes the message.
+        fill: makes the message; None if there is nothing to say: without a calibration nothing in metres.
         compressed: of an image topic, the one with the same image compressed, `/compressed` under it.
     """
 
@@ -93,13 +146,34 @@ def _image(encoding: str, pixels: Callable[[Scene], np.ndarray]) -> Output:
     )
 
 
+def _instances(make: MessageFactory, scene: Scene) -> Any:
+    mounting = scene.calibration and scene.calibration.mounting
+    poses = {
+        id_: pose_in_camera(make, found, mounting.rotation, mounting.translation)
+        for id_, found in scene.objects.items()
+    }
+    return make.instances(scene.header, scene.frame, scene.tracks, poses)
+
+
+def _in_metres(fill: Callable[[MessageFactory, Any, Scene], Any]) -> Callable[[MessageFactory, Scene], Any]:
+    """With a header in the base frame, if there is a ground."""
+
+    def fill_or_none(make: MessageFactory, scene: Scene) -> Any:
+        if scene.ground is None:
+            return None
+        header = make.message_class("std_msgs/msg/Header")(
+            stamp=scene.header.stamp, frame_id=scene.grounds.base_frame
+        )
+        return fill(make, header, scene)
+
+    return fill_or_none
+
+
 OUTPUTS: dict[str, Output] = {
     "class_map": _image("mono8", lambda scene: scene.frame.class_map),
     "instance_map": _image("16UC1", lambda scene: scene.frame.instance_map),
     "confidence": _image("mono8", lambda scene: scene.frame.confidence),
-    "instances": Output(
-        "vision_msgs/msg/Detection2DArray", lambda make, scene: make.instances(scene.header, scene.frame, scene.tracks)
-    ),
+    "instances": Output("vision_msgs/msg/Detection2DArray", _instances),
     "tracks": Output(
         "sensor_msgs/msg/PointCloud2",
         lambda make, scene: track_cloud(make, scene.header, scene.frame, scene.tracks),
@@ -108,3 +182,26 @@ OUTPUTS: dict[str, Output] = {
     "overlay": _image("bgr8", lambda scene: scene.overlay),
 }
 """By the topic's name under the node's own. In order of publication."""
+
+GROUND_OUTPUTS: dict[str, Output] = {
+    "drivable_grid": Output(
+        "nav_msgs/msg/OccupancyGrid", _in_metres(lambda make, header, s: occupancy_grid(make, header, s.grid))
+    ),
+    "free_space": Output(
+        "sensor_msgs/msg/LaserScan", _in_metres(lambda make, header, s: laser_scan(make, header, s.free_space))
+    ),
+    "points": Output(
+        "sensor_msgs/msg/PointCloud2", _in_metres(lambda make, header, s: point_cloud(make, header, s.points))
+    ),
+    "objects": Output(
+        "vision_msgs/msg/Detection3DArray",
+        _in_metres(lambda make, header, s: detections_3d(make, header, s.objects.values())),
+    ),
+    "markers": Output(
+        "visualization_msgs/msg/MarkerArray",
+        _in_metres(lambda make, header, s: markers(make, header, s.objects.values(), s.free_space, s.taxonomy)),
+    ),
+}
+"""In metres, in the base frame: for images whose camera is calibrated, and sees ground. After the others."""
+
+ALL_OUTPUTS = OUTPUTS | GROUND_OUTPUTS

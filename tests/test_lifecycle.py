@@ -436,7 +436,7 @@ def test_more_images_than_max_rate_are_dropped(node, monkeypatch):
 def test_nothing_is_computed_that_nobody_subscribes_to(node, monkeypatch):
     outputs = start(node, overlay=0, drivable_area=0)
     monkeypatch.delattr("perception_node.image.CameraImage.bgr")
-    monkeypatch.delattr("perception_node.topics.drivable_area")
+    monkeypatch.delattr("perception_node.topics.connected_surface")
     send(node, 1, np.zeros((4, 6, 2), np.uint8), "uyvy")
     settle(node)
     published = {name for name, publisher in outputs.items() if publisher.stamps()}

@@ -15,14 +15,14 @@ from perception_node.bags import BagWriter
 from perception_node.dds import use_image_profile
 from perception_node.errors import UserError
 from perception_node.messages import MessageFactory
-from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE, OUTPUTS
+from perception_node.topics import ALL_OUTPUTS, CAMERA_INFO, DIAGNOSTICS, IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE
 
 TOPICS = {
     IMAGE: "sensor_msgs/msg/Image",
     CAMERA_INFO: "sensor_msgs/msg/CameraInfo",
     DIAGNOSTICS: "diagnostic_msgs/msg/DiagnosticArray",
     f"{NODE}/{LABEL_INFO}": LABEL_INFO_TYPE,
-    **{f"{NODE}/{name}": output.type for name, output in OUTPUTS.items()},
+    **{f"{NODE}/{name}": output.type for name, output in ALL_OUTPUTS.items()},
 }
 QUIET_S = 1.0
 """When interrupted, it goes on until nothing has come for so long: what was sent before is on its way."""
@@ -34,8 +34,10 @@ class Recorder(Node):
 
     def __init__(self, bag: BagWriter):
         super().__init__("recorder")
-        message_class = MessageFactory.rclpy().message_class
+        factory = MessageFactory.rclpy()
         for topic, message_type in TOPICS.items():
+            if not factory.knows(message_type):
+                continue  # nor does the node publish it
             durability = DurabilityPolicy.TRANSIENT_LOCAL if topic.endswith(LABEL_INFO) else DurabilityPolicy.VOLATILE
             name = self.resolve_topic_name(topic)
 
@@ -45,7 +47,11 @@ class Recorder(Node):
                     self.newest = time.monotonic()
 
             self.create_subscription(
-                message_class(message_type), topic, write, QoSProfile(depth=100, durability=durability), raw=True
+                factory.message_class(message_type),
+                topic,
+                write,
+                QoSProfile(depth=100, durability=durability),
+                raw=True,
             )
         self.newest = time.monotonic()
 

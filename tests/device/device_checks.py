@@ -22,11 +22,16 @@ from oracles import tracking as tracking_oracle
 from oracles.families import FAMILIES
 
 from perception_node.association import InstanceMaps, motions_of, table
+from perception_node.camera import Camera
 from perception_node.device import NotRecordable, open_device
 from perception_node.device.cuda import used_memory
+from perception_node.ground import GridOptions, Ground
 from perception_node.image import ENCODINGS, CameraImage
 from perception_node.model import InputSpec
+from perception_node.mounting import Mounting
+from perception_node.panoptic import PanopticFrame
 from perception_node.preprocess import Preprocess, fit
+from perception_node.taxonomy import builtin_taxonomy
 
 TINY = Path(__file__).with_name("tiny.cu")
 SMALL = np.dtype([(name, np.uint8) for name in "abc"])
@@ -309,6 +314,34 @@ def same_instance_maps(device) -> None:
 
 
 FRAMES["instance-maps"] = same_instance_maps
+
+# ---- and the ground in metres ----
+
+
+def same_ground(device) -> None:
+    """Grid, free space and points, bit for bit as on the CPU."""
+    taxonomy = builtin_taxonomy("camvid")
+    k = np.array([[70.0, 0, 40], [0, 70.0, 30], [0, 0, 1]])
+    camera = Camera(81, 61, "plumb_bob", np.array([-0.1, 0.01, 0, 0, 0]), k, np.eye(3), np.zeros((3, 4)))
+    mounting = Mounting.from_angles(1.5, 0.2, 0.05, -0.1, 1.0, 0.2)
+    options = GridOptions(0.5, 0.0, 20.0, 8.0, grid_margin=0.6, free_space_bearings=50)
+    grounds = [Ground(each, camera, mounting, taxonomy, options) for each in (device, open_device("cpu", 1))]
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        classes = np.kron(rng.integers(0, 11, (9, 9)), np.ones((7, 9)))[:61, :81].astype(np.uint8)
+        classes[rng.random((61, 81)) < 0.3] = 3
+        instances = np.where(classes >= 8, classes, 0).astype(np.uint16)
+        confidence = rng.integers(90, 256, (61, 81)).astype(np.uint8)
+        frame = PanopticFrame.from_maps(classes, instances, confidence)
+        found, expected = (ground(frame, np.full((61, 81), 255, np.uint8)) for ground in grounds)
+        assert {-1, 0, 100} == set(np.unique(expected.grid.cells).tolist())
+        np.testing.assert_array_equal(found.grid.cells, expected.grid.cells)
+        np.testing.assert_array_equal(found.points, expected.points)
+        np.testing.assert_array_equal(found.free_space.ranges, expected.free_space.ranges)
+        np.testing.assert_array_equal(found.free_space.ends, expected.free_space.ends)
+
+
+FRAMES["ground"] = same_ground
 
 # ---- what only the emulated driver shows ----
 

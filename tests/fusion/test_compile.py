@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from perception_node import association
+from perception_node import association, ground
 from perception_node.device.cuda import FLAGS, LARGEST_BLOCK, find_nvcc
 from perception_node.fusion.base import KERNELS
 from perception_node.fusion.mask_classification import VARIANTS
@@ -37,7 +37,8 @@ PREPROCESS = [
     )
 ]
 TRACKING = [(association.KERNELS, ())]
-BUILDS = FUSION + PREPROCESS + TRACKING
+GROUND = [(ground.KERNEL, ())]
+BUILDS = FUSION + PREPROCESS + TRACKING + GROUND
 
 REGISTERS = {"classify": 128, "pick": 104, "group": 176, "contest": 208, "resize_masks": 80}
 """Of those that hold a tile of 16 pixels, or a row of a block: measured 120, 96, 168, 196 and 72 at most."""
@@ -99,6 +100,8 @@ def test_every_architecture_gets_every_kernel(build, built):
     assert set(built) == set(itertools.product(names, ARCHITECTURES))
     if build in TRACKING:
         assert names == {"joint_histogram", "relabel"}
+    elif build in GROUND:
+        assert names == {"look", "fill_cells", "mark_feet", "march", "place_points"}
     else:
         assert names == {"preprocess"} if build in PREPROCESS else {"finish", "total_measures"} <= names
 

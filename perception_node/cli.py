@@ -245,6 +245,7 @@ def replay(
 @click.option("--weather", help="day, overcast, dusk or rain. Default: by the seed.")
 @click.option("--camera", type=click.Path(path_type=Path, dir_okay=False), help="Calibration (ROS YAML); has a size.")
 @click.option("--mounting", type=click.Path(path_type=Path, dir_okay=False), help="Height and angles (YAML).")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(0), help="Processes; 0: as many as cores.")
 def simulate(
     out: Path,
     seed: int,
@@ -254,6 +255,7 @@ def simulate(
     weather: str | None,
     camera: Path | None,
     mounting: Path | None,
+    workers: int,
 ) -> None:
     """Simulate a drive along a street and write a bag of it, with its exact truth.
 
@@ -266,6 +268,7 @@ def simulate(
     """
     from perception_node.camera import Camera
     from perception_node.mounting import Mounting
+    from perception_node.simulation.cache import drive_in_processes
     from perception_node.simulation.recording import parse_size, write_bag
     from perception_node.simulation.street import Street
 
@@ -273,16 +276,17 @@ def simulate(
         size_wh = parse_size(size)
     except ValueError as error:
         raise UserError(f"--size {size!r}: expected: WIDTHxHEIGHT in pixels, e.g. 480x360") from error
-    street = Street(
-        seed,
-        frames,
-        fps,
-        camera=Camera.from_yaml(camera) if camera else None,
-        mounting=Mounting.from_yaml(mounting) if mounting else None,
-        weather=weather,
-        size=size_wh,
-    )
-    write_bag(street, out)
+    arguments = {
+        "seed": seed,
+        "n_frames": frames,
+        "fps": fps,
+        "camera": Camera.from_yaml(camera) if camera else None,
+        "mounting": Mounting.from_yaml(mounting) if mounting else None,
+        "weather": weather,
+        "size": size_wh,
+    }
+    street = Street(**arguments)
+    write_bag(street, out, drive_in_processes(arguments, workers or len(os.sched_getaffinity(0))))
     click.echo(f"{frames} frames, {street.camera.width}x{street.camera.height}, {street.weather}, seed {seed} -> {out}")
 
 

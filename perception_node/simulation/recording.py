@@ -1,6 +1,7 @@
 """The simulated street as ROS messages: what its camera sends, and its truth; as a rosbag2, or as footage."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from perception_node.bags import BagWriter, typestore
 from perception_node.errors import SourceError
 from perception_node.messages import MessageFactory
+from perception_node.metrics.panoptic_map import VOID_INSTANCE
 from perception_node.mounting import Mounting
 from perception_node.simulation.frame import StreetFrame
 from perception_node.simulation.street import Street
@@ -23,10 +25,19 @@ BASE_FRAME, ODOMETRY_FRAME = "base_link", "odom"
 START_NS = 1_700_000_000 * 10**9
 """The first frame's stamp in a bag: a drive's bytes do not depend on when they are made."""
 SCHEME = "street:"
+MIN_PIXELS = 50
+"""As of CamVid's components in perception_node.labels: what shows less of itself is not called an instance."""
 
 
-def write_bag(street: Street, path: Path) -> None:
+def write_bag(street: Street, path: Path, frames: Iterable[StreetFrame] | None = None) -> None:
     """Writes the drive and its truth; all messages of a frame have its stamp.
+
+    Instances of which fewer than MIN_PIXELS are seen are void: their class counts, but nobody is asked to find them.
+
+    Args:
+        street: the drive.
+        path: folder of the bag; replaced if it is a bag already.
+        frames: of the drive, if somebody else makes them.
 
     Raises:
         SourceError: `path` exists and is no bag.
@@ -38,7 +49,7 @@ def write_bag(street: Street, path: Path) -> None:
             cdr = typestore().serialize_cdr(message, message.__msgtype__)
             bag.write(topic, message.__msgtype__, stamp_ns, cdr, latched)
 
-        for frame in street.drive():
+        for frame in frames or street.drive():
             stamp_ns = START_NS + round(frame.time_s * 1e9)
             if frame.index == 0:
                 write(
@@ -57,6 +68,9 @@ def write_bag(street: Street, path: Path) -> None:
 def frame_messages(make: MessageFactory, frame: StreetFrame, stamp_ns: int, taxonomy: Taxonomy) -> dict[str, Any]:
     """By topic: the image with its camera_info, the vehicle's pose and the truth."""
     optical = make.header(stamp_ns, frame.camera.frame_id)
+    small = [segment.id for segment in frame.panoptic.instances if segment.area < MIN_PIXELS]
+    instance_map = np.where(np.isin(frame.instance_map, small), np.uint16(VOID_INSTANCE), frame.instance_map)
+    large = replace(frame.panoptic, segments=tuple(s for s in frame.panoptic.segments if s.id not in small))
     return {
         "/tf": _transforms(
             make, stamp_ns, ODOMETRY_FRAME, BASE_FRAME, (frame.ego.x, frame.ego.y, 0), _yaw(frame.ego.heading)
@@ -64,10 +78,10 @@ def frame_messages(make: MessageFactory, frame: StreetFrame, stamp_ns: int, taxo
         f"{CAMERA_TOPIC}/camera_info": frame.camera.message(make, optical),
         f"{CAMERA_TOPIC}/image_raw": make.image(optical, frame.image, "bgr8"),
         f"{TRUTH_TOPIC}/class_map": make.image(optical, frame.class_map, "mono8"),
-        f"{TRUTH_TOPIC}/instance_map": make.image(optical, frame.instance_map, "16UC1"),
+        f"{TRUTH_TOPIC}/instance_map": make.image(optical, instance_map, "16UC1"),
         f"{TRUTH_TOPIC}/depth": make.image(optical, frame.depth, "32FC1"),
         f"{TRUTH_TOPIC}/drivable_area": make.image(optical, frame.drivable, "mono8"),
-        f"{TRUTH_TOPIC}/instances": make.instances(optical, frame.panoptic),
+        f"{TRUTH_TOPIC}/instances": make.instances(optical, large),
         f"{TRUTH_TOPIC}/drivable_grid": _occupancy_grid(make, frame, stamp_ns),
         f"{TRUTH_TOPIC}/objects": _objects(make, frame, stamp_ns),
         f"{TRUTH_TOPIC}/odometry": _odometry(make, frame, stamp_ns),
@@ -86,6 +100,10 @@ class StreetSource(Source):
         self.path, self.n_frames = Path(name), len(street)
         self._street, self._start_ns = street, start_ns or START_NS
         self._make = MessageFactory.rosbags(typestore())
+
+    def static_transforms(self) -> Iterator[Any]:
+        street = self._street
+        yield mounting_transform(self._make, street.mounting, self._start_ns, street.camera.frame_id)
 
     def __iter__(self) -> Iterator[SourceMessage]:
         make, camera = self._make, self._street.camera
@@ -196,7 +214,7 @@ def _occupancy_grid(make: MessageFactory, frame: StreetFrame, stamp_ns: int) -> 
 def _objects(make: MessageFactory, frame: StreetFrame, stamp_ns: int) -> Any:
     header = make.header(stamp_ns, BASE_FRAME)
     detections = []
-    for thing in frame.objects:
+    for thing in (thing for thing in frame.objects if thing.visible_pixels >= MIN_PIXELS):
         quaternion, covariance = _yaw(thing.heading), np.zeros(36)
         # The result's pose is the nearest point of it that is seen, on the ground; the box is all of it.
         pose = make.message_class("geometry_msgs/msg/PoseWithCovariance")(

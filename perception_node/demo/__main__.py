@@ -22,7 +22,7 @@ from perception_node.model import DEFAULT_MODEL, load_model
 from perception_node.simulation.cache import cached_drive
 from perception_node.sources import check_apart, open_source
 
-DRIVE = {"seed": 7, "n_frames": 200}
+DRIVE = {"seed": 7, "n_frames": 150}
 """What is driven without footage."""
 STOP_TIMEOUT_S = 60
 RESULTS = ("index.html", "annotated.mp4", "preview.jpg", "summary.json", "played.json", "truth.jpg")

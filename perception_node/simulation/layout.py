@@ -22,6 +22,8 @@ KERB_WIDTH_M = 0.15
 PAINT_M = 0.004
 """How thick paint lies on the road; it must be above it."""
 BAY_M = 2.1
+_MAX_PARKED = 5000
+"""On a side."""
 _CORNER_M = 4.0
 _SIDE_LENGTH_M = 65.0
 _SLICE_M = 20.0
@@ -164,7 +166,6 @@ class Layout:
             "none": rng.random() < 0.12,
         }
         self._lit = float(rng.uniform(0.15, 0.4)) if light.lamps else 0.0
-        self._n_parked = 0
         self.junctions, self.crossings = self._places(rng)
         self.items = sorted(self._items(), key=lambda item: item.start)
 
@@ -533,6 +534,7 @@ class Layout:
             if free(s, 2):
                 taken.append(s)
                 yield self._on_pavement(10, number, s, side, 0.45, furniture.lamp_post, self.light.lamps, face=False)
+        rng = self._rng(17, side.sign + 1)  # one for each kind: a longer street begins with the same
         if side.trees:
             low, high = sorted(rng.uniform(5, 13, 2))
             for number, s in enumerate(np.arange(self.road.start + rng.uniform(0, 9), self.road.end, side.trees)):
@@ -541,7 +543,7 @@ class Layout:
                     taken.append(s)
                     height = float(rng.uniform(low, high))
                     yield self._on_pavement(11, number, s, side, 0.75, self._tree, height, face=False)
-        s, number = self.road.start + 10, 0
+        rng, s, number = self._rng(18, side.sign + 1), self.road.start + 10, 0
         while s < self.road.end:
             number += 1
             s += float(rng.uniform(8, 34))
@@ -558,6 +560,7 @@ class Layout:
                 length = float(rng.uniform(3, 9))
                 if self._free(s + length, side, 1.0):
                     yield self._on_pavement(14, number, s, side, 0.3, furniture.railing, length, face=False)
+        rng = self._rng(19, side.sign + 1)
         for number, junction in enumerate(self.junctions):
             s = junction.s - (junction.half_gap + 0.8) * (1 if side.sign == self.drive else -1)
             if rng.random() < 0.5 and self._free(s, side, 0):
@@ -565,7 +568,7 @@ class Layout:
 
     def _parked(self, side: Side) -> Iterator[Item]:
         rng = self._rng(16, side.sign + 1)
-        s, share = self.road.start + 2, rng.uniform(0.4, 0.9)
+        s, share, number = self.road.start + 2, rng.uniform(0.4, 0.9), 0 if side.sign > 0 else _MAX_PARKED
         while s < self.road.end - 8:
             s += 6.0 + float(rng.uniform(0, 0.8))
             near = any(abs(s - j.s) < j.width / 2 + 8 for j in self.junctions) or any(
@@ -573,8 +576,8 @@ class Layout:
             )
             if near or rng.random() > share:
                 continue
-            self._n_parked += 1
-            number, jitter = self._n_parked, (float(rng.normal(0, 0.1)), float(rng.normal(0, 0.03)))
+            number += 1
+            jitter = (float(rng.normal(0, 0.1)), float(rng.normal(0, 0.03)))
             yield Item(s - 3, s + 3, lambda s=s, n=number, d=jitter: self._parked_car(side, s, n, d))
 
     def _parked_car(self, side: Side, s: float, number: int, jitter: tuple[float, float]) -> Actor:

@@ -74,7 +74,7 @@ class Pedestrian:
     def size(self) -> tuple[float, float, float]:
         """(length, width, height), metres."""
         height = self._looks["height"]
-        return 0.36 * height, 0.32 * height, height
+        return 0.6 * height, 0.32 * height, height
 
     @property
     def textures(self) -> dict[int, Texture]:

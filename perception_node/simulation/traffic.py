@@ -119,8 +119,10 @@ class Traffic:
         end = self.ego.s(seconds) + _AHEAD_M
         self._movers = sorted(self._all(rng, end, seconds), key=lambda mover: mover.id)
 
-    def _all(self, rng: np.random.Generator, end: float, seconds: float) -> Iterator[Mover]:
+    def _all(self, parent: np.random.Generator, end: float, seconds: float) -> Iterator[Mover]:
         layout, wardrobe, id_ = self._layout, self._wardrobe, _FIRST_MOVING_ID
+        # Each kind has a generator of its own: a longer drive has more of all, and begins with the same.
+        rng, cycling, crossing, *walking = parent.spawn(5)
         drive, lane = layout.drive, layout.lane
         # One speed for all in a lane: nobody runs into anybody.
         speed, gap = float(rng.uniform(6, 10)), float(rng.uniform(25, 80))
@@ -132,7 +134,7 @@ class Traffic:
             oncoming.append(Mover(id_, figure, s, -drive * lane / 2, -speed))
             s += figure.size[0] / 2 + 6 + rng.exponential(gap)
         yield from oncoming
-        id_ = _FIRST_MOVING_ID + 1000
+        id_, rng = 2 * _FIRST_MOVING_ID, cycling
         for s in np.arange(rng.uniform(15, 60), end, rng.uniform(60, 140)):
             id_ += 1
             along = rng.random() < 0.5
@@ -142,10 +144,9 @@ class Traffic:
             figure = wardrobe.cyclists[rng.integers(_N_CYCLISTS)]
             start = float(s) + (0 if along else pace * self.ego.arrival(max(float(s), 1)) * 0.5)
             yield Mover(id_, figure, start, side * edge, pace if along else -pace)
-        id_ = _FIRST_MOVING_ID + 2000
-        density = {"terraces": 16, "suburb": 22, "centre": 7, "mixed": 13}[layout.district] * rng.uniform(0.6, 1.6)
-        for side in layout.sides:
-            s = -60.0
+        density = {"terraces": 16, "suburb": 22, "centre": 7, "mixed": 13}[layout.district] * parent.uniform(0.6, 1.6)
+        for number, side in enumerate(layout.sides):
+            id_, rng, s = (3 + number) * _FIRST_MOVING_ID, walking[number], -60.0
             while s < end + 60:
                 s += rng.exponential(density) + 0.7
                 inner, outer = side.edge + 1.25, side.edge + side.pavement - 0.3
@@ -156,7 +157,7 @@ class Traffic:
                     id_ += 1
                     figure = wardrobe.pedestrians[rng.integers(_N_PEDESTRIANS)]
                     yield Mover(id_, figure, s + 0.2 * k, side.sign * (t + k * beside), pace, z=KERB_M)
-        id_ = _FIRST_MOVING_ID + 4000
+        id_, rng = 5 * _FIRST_MOVING_ID, crossing
         for s in layout.crossings:
             if s < 12 or rng.random() < 0.2:
                 continue
@@ -182,7 +183,7 @@ class Traffic:
         if self._lead:
             figure, gap, phase = self._lead
             s = ego_s + gap + 4 * float(np.sin(0.3 * t + phase))
-            actors.append(self._vehicle(_FIRST_MOVING_ID - 1, figure, s, self.ego.offset, 1))
+            actors.append(self._vehicle(_FIRST_MOVING_ID, figure, s, self.ego.offset, 1))
         for mover in self._movers:
             s = mover.s + mover.speed * t
             if not ego_s - _BEHIND_M < s < ego_s + _AHEAD_M:

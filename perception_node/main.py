@@ -9,6 +9,7 @@ import gc
 import signal
 import sys
 import threading
+import traceback
 from typing import Any
 
 import rclpy
@@ -19,7 +20,7 @@ from rclpy.utilities import remove_ros_args
 from perception_node.cameras import read_cameras
 from perception_node.dds import use_image_profile
 from perception_node.errors import UserError, one_line
-from perception_node.node import PerceptionNode, RCLError
+from perception_node.node import WARNING_PERIOD_S, PerceptionNode, RCLError
 from perception_node.topics import NODE
 from perception_node.worker import Workers
 
@@ -85,7 +86,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def spin(node: PerceptionNode) -> None:
-    """Until the process is to end."""
+    """Until the process is to end. What a callback raises is said, and the node goes on."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     while rclpy.ok():
@@ -93,10 +94,11 @@ def spin(node: PerceptionNode) -> None:
             executor.spin()
         except ExternalShutdownException:
             return
-        except RCLError as error:
-            # ROS before Kilted raises, from within, where somebody asks for a transition that the state does not allow.
+        except Exception as error:
+            # ROS before Kilted raises RCLError where somebody asks for a transition that the state does not allow.
+            said = one_line(error) if isinstance(error, RCLError) else traceback.format_exc()
             if rclpy.ok():
-                node.get_logger().error(one_line(error))
+                node.get_logger().error(said, throttle_duration_sec=WARNING_PERIOD_S)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetAvailableTransitions, GetState  # noqa: E402
 from rcl_interfaces.srv import DescribeParameters, SetParametersAtomically  # noqa: E402
+from rclpy.executors import ExternalShutdownException  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import CameraInfo, Image  # noqa: E402
@@ -24,7 +25,7 @@ from vision_msgs.msg import LabelInfo  # noqa: E402
 
 from perception_node.dds import use_image_profile  # noqa: E402
 from perception_node.diagnostics import DROPPED  # noqa: E402
-from perception_node.main import main  # noqa: E402
+from perception_node.main import RCLError, main, spin  # noqa: E402
 from perception_node.messages import MessageFactory, camera_image  # noqa: E402
 from perception_node.topics import NODE, OUTPUTS  # noqa: E402
 
@@ -312,6 +313,19 @@ def test_a_node_interrupted_while_it_starts_ends_in_order(monkeypatch):
     monkeypatch.setattr("perception_node.worker.load_model", lambda _: rclpy.shutdown())
     monkeypatch.setattr("perception_node.worker.Pipeline", MagicMock())
     assert main() == 0
+
+
+def test_what_comes_out_of_the_executor_does_not_end_the_node(monkeypatch):
+    """Before Kilted rclpy raises where somebody asks for a transition that the state does not allow."""
+    node, executor = MagicMock(), MagicMock()
+    executor.spin.side_effect = [RCLError("no 'activate' from here"), ZeroDivisionError(), ExternalShutdownException()]
+    monkeypatch.setattr("perception_node.main.SingleThreadedExecutor", lambda: executor)
+    monkeypatch.setattr("perception_node.main.rclpy.ok", lambda: True)
+    spin(node)
+    transition, other = (call.args[0] for call in node.get_logger().error.call_args_list)
+    assert transition == "no 'activate' from here"
+    assert "ZeroDivisionError" in other
+    assert executor.spin.call_count == 3
 
 
 def test_an_interrupt_raises_nothing_in_a_node_that_is_up(monkeypatch):

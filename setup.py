@@ -61,6 +61,8 @@ setup(
         # embreex: the ray caster of the simulated street
         "demo": ["av>=12", "embreex>=4.4,<5"],
         "openvino": [OPENVINO],
+        # Replays recordings on many machines.
+        "cluster": ["ray>=2.9,<3"],
         # What works on ONNX graphs. tensorrt comes with JetPack and DRIVE OS; desktop RTX GPUs take the other.
         "engines": ["onnx>=1.16"],
         "engines-rtx": ["onnx>=1.16", "tensorrt-rtx-cu12>=1.7,<2"],
@@ -86,7 +88,8 @@ setup(
         "console_scripts": [
             f"{NAME} = {NAME}.main:main",
             f"perception = {NAME}.cli:main",
-        ]
+        ],
+        "pytest11": [f"perception_replay = {NAME}.bag_tests.pytest_plugin"],
     },
     zip_safe=False,
 )

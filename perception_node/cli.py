@@ -196,28 +196,54 @@ def evaluate(
 
 
 @main.command()
-@click.argument("bag", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Bag to write; an old bag is replaced.")
+@click.argument("bags", metavar="BAG...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), help="Bag to write, or folder of bags; old bags are replaced.")
 @click.option("--overlay", is_flag=True, help="Write the overlay images too; they are as large as the input.")
 @click.option("--tracking/--no-tracking", default=True, show_default=True, help="Ids that last from image to image.")
 @click.option("--camera", help="The camera's ROS YAML. Default: the camera_info of the bag.")
 @click.option("--mounting", help="The mounting's YAML. Default: /tf_static of the bag.")
 @click.option("--base-frame", default=BASE_FRAME, show_default=True, help="TF frame, its origin on the ground.")
+@click.option("--golden", type=click.Path(path_type=Path, file_okay=False), help="Folder of results to compare with.")
+@click.option("--update", is_flag=True, help="Make these results the golden ones.")
+@click.option("--pictures", type=click.Path(path_type=Path, file_okay=False), help="Folder: frames that differ, drawn.")
+@click.option("--checks", type=click.Path(path_type=Path, dir_okay=False), help="YAML with tolerances and budgets.")
+@click.option("--tolerance", "tolerances", multiple=True, metavar="FIELD=NUMBER", help="E.g. score=0.01; repeatable.")
+@click.option("--budget", "budgets", multiple=True, metavar="STAGE.p95=MS", help="E.g. network.p95=40; repeatable.")
+@click.option("--strict", is_flag=True, help="What is odd about a bag fails it: gaps, stamps that go back, bad images.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(0), help="Bags at a time; 0: all cores.")
+@click.option("--ray", metavar="ADDRESS", help="Replay on a Ray cluster: host:6379, auto, or local to start one here.")
 @_footage
+@click.pass_context
 def replay(
-    bag: Path,
-    out: Path,
+    ctx: click.Context,
+    bags: tuple[Path, ...],
+    out: Path | None,
     overlay: bool,
     tracking: bool,
     camera: str | None,
     mounting: str | None,
     base_frame: str,
+    golden: Path | None,
+    update: bool,
+    pictures: Path | None,
+    checks: Path | None,
+    tolerances: tuple[str, ...],
+    budgets: tuple[str, ...],
+    strict: bool,
+    workers: int,
+    ray: str | None,
     model: str,
     computing: dict[str, Any],
     topic: str | None,
     as_json: bool,
 ) -> None:
-    """Run the pipeline over every image of BAG and write a bag of results.
+    """Run the pipeline over every image of each BAG and write a bag of results, or check them.
+
+    \b
+    perception replay drive --out out/replayed
+    perception replay drives/* --out out/replayed --workers 4
+    perception replay drives/* --golden golden --update
+    perception replay drives/* --golden golden --budget total.p95=80 --workers 4
 
     BAG is a rosbag2, mcap or sqlite3 (a video or a folder of images will do as well). The results are what the node
     would publish: /perception_node/class_map, instance_map, confidence, instances, tracks, drivable_area and
@@ -225,16 +251,54 @@ def replay(
 
     With a calibration of the camera and its mounting there are the topics in metres too: drivable_grid, free_space,
     points, objects and markers.
-    """
-    from perception_node.replay import replay as run
 
-    source = open_source(bag, topic)
-    calibration = CalibrationOptions(camera or "", mounting_url=mounting or "", base_frame=base_frame)
-    pipeline = Pipeline(load_model(model), **computing)
-    summary = run(pipeline, source, out, overlay, tracking=tracking, calibration=calibration)
-    _report(summary, out, as_json)
-    if summary["no_metres"] and not as_json:
-        click.echo(f"  in metres {summary['in_metres']} of {summary['frames']} frames: {summary['no_metres']}")
+    A bag that cannot be used does not keep the others from being replayed; in the end a table says which failed, and
+    why, and the exit status is 1. docs/replay.md has golden results, tolerances, budgets, clusters, and the pytest
+    fixture.
+    """
+    from perception_node.bag_tests.checks import Checks, parse_limit
+    from perception_node.bag_tests.command import describe, describe_rates, replay_bags
+    from perception_node.bag_tests.run import Job
+    from perception_node.worker import EngineOptions
+
+    asked = (Checks.from_yaml(checks) if checks else Checks()).updated(
+        dict(parse_limit("--tolerance", text) for text in tolerances),
+        dict(parse_limit("--budget", text) for text in budgets),
+    )
+    if out is None and golden is None and not asked.budgets:
+        raise UserError("--out: expected: a bag to write, or something to check: --golden or --budget")
+    if (update or pictures) and golden is None:
+        raise UserError("--update and --pictures: expected: --golden FOLDER too")
+    job = Job(
+        Path(),
+        "",
+        EngineOptions(model, **computing),
+        topic=topic,
+        overlay=overlay,
+        tracking=tracking,
+        calibration=CalibrationOptions(camera or "", mounting_url=mounting or "", base_frame=base_frame),
+        golden=golden,
+        update=update,
+        checks=asked,
+        strict=strict,
+        pictures=pictures,
+    )
+    results = replay_bags(bags, job, out, workers, ray)
+    is_bare = len(results) == 1
+    if is_bare and "frames" not in results[0]:
+        raise UserError(results[0]["problems"][0])
+    if as_json:
+        click.echo(json.dumps(results[0] if is_bare else {"bags": results}))
+    else:
+        if is_bare:
+            _report(results[0], out, as_json)
+            if results[0]["no_metres"]:
+                metres, frames = results[0]["in_metres"], results[0]["frames"]
+                click.echo(f"  in metres {metres} of {frames} frames: {results[0]['no_metres']}")
+            click.echo("\n".join(describe_rates(results[0])))
+        click.echo("\n".join(describe(results)))
+    if not all(result["ok"] for result in results):
+        ctx.exit(1)
 
 
 @main.command()
@@ -861,11 +925,11 @@ def _pair(option: str, text: str) -> tuple[str, str]:
     return name, value
 
 
-def _report(summary: dict[str, Any], out: Path, as_json: bool) -> None:
+def _report(summary: dict[str, Any], out: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary))
         return
-    click.echo(f"{summary['frames']} frames, {summary['instances']} instances -> {out}")
+    click.echo(f"{summary['frames']} frames, {summary['instances']} instances" + (f" -> {out}" if out else ""))
     for stage, times in summary["stages_ms"].items():
         click.echo(f"  {stage:<12}" + "  ".join(f"{name} {value:7.2f} ms" for name, value in times.items()))
     if metrics := summary.get("metrics"):

@@ -1,0 +1,87 @@
+"""Workers on a Ray cluster (ray.io): an actor each, which holds the engine."""
+
+import os
+import platform
+from concurrent.futures import Future
+from typing import Any
+
+from perception_node.bag_tests.run import Job, run
+from perception_node.errors import UserError, one_line
+
+LOCAL = "local"
+
+
+class Cluster:
+    """A Ray cluster to make workers on; use it in a `with`.
+
+    Args:
+        address: of its head, as host:6379 or ray://host:10001; "auto" for the one that this machine belongs to, or
+            "local" to start one here.
+        n_workers: how many are wanted; 0 for as many as the cluster's CPUs or GPUs allow.
+        threads: CPUs that each takes.
+        on_gpu: each takes a GPU.
+
+    Raises:
+        UserError: ray is not installed, or there is no cluster there.
+
+    Attributes:
+        n_workers: how many to make.
+    """
+
+    def __init__(self, address: str, n_workers: int, threads: int, on_gpu: bool):
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        try:
+            import ray
+        except ImportError as error:
+            raise UserError("--ray: ray is not installed; run: pip install 'perception_node[cluster]'") from error
+        self._ray, self._threads, self._on_gpu = ray, max(1, threads), on_gpu
+        options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+        if address == LOCAL:
+            # Nothing goes through its object store, which would else take a third of the memory.
+            options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
+            if n_workers:
+                options["num_cpus"] = n_workers * self._threads
+        else:
+            options["address"] = address
+        try:
+            ray.init(**options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(f"--ray {address!r}: no cluster there: {one_line(error)}") from error
+        resources = ray.cluster_resources()
+        fit = resources.get("GPU", 0) if on_gpu else resources.get("CPU", 0) // self._threads
+        if fit < 1:
+            self.__exit__()
+            wanted = "a GPU" if on_gpu else f"{self._threads} CPUs"
+            raise UserError(f"--ray {address!r}: has no {wanted} for a worker; its resources: {resources}")
+        self.n_workers = min(n_workers or int(fit), int(fit))
+
+    def worker(self) -> "RayWorker":
+        return RayWorker(self._ray, self._threads, self._on_gpu)
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ray.shutdown()
+
+
+class RayWorker:
+    """An actor. What it reads and writes it finds under the same paths: the machines share a file system."""
+
+    def __init__(self, ray: Any, threads: int, on_gpu: bool):
+        self._ray, self.lost = ray, (ray.exceptions.RayActorError,)
+        actor = ray.remote(_Actor).options(num_cpus=threads, num_gpus=int(on_gpu), max_restarts=0)
+        self._actor = actor.remote()
+
+    def submit(self, job: Job) -> "Future[dict[str, Any]]":
+        return self._actor.run.remote(job).future()
+
+    def close(self) -> None:
+        self._ray.kill(self._actor)
+
+
+class _Actor:
+    """In the worker's process; the engine that `run` opens lasts as long as this."""
+
+    def run(self, job: Job) -> dict[str, Any]:
+        return {**run(job), "host": platform.node()}

@@ -1,0 +1,111 @@
+"""Many recordings at once: workers of an engine each take one after the other, in processes here or, by Ray, elsewhere.
+
+A worker that is lost (killed, out of memory, its machine gone) is replaced, and its recording begun anew. Answers are
+in the order of the recordings, and the same however many workers there are.
+"""
+
+import shutil
+import signal
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from perception_node.bag_tests.run import Job, run
+
+ATTEMPTS = 3
+"""A recording that cost so many workers their lives is given up."""
+
+
+class Worker(Protocol):
+    """Does one job at a time.
+
+    Attributes:
+        lost: what a future raises when the worker is no more.
+    """
+
+    lost: tuple[type[Exception], ...]
+
+    def submit(self, job: Job) -> "Future[dict[str, Any]]": ...
+
+    def close(self) -> None:
+        """Ends it, at once if it is at work."""
+        ...
+
+
+class ProcessWorker:
+    """A process of its own, with an engine of its own. Not forked: threads of OpenCV and DDS would be missing in it."""
+
+    lost = (BrokenProcessPool,)
+
+    def __init__(self):
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_ignore_interrupts)
+
+    def submit(self, job: Job) -> "Future[dict[str, Any]]":
+        return self._pool.submit(run, job)
+
+    def close(self) -> None:
+        for process in list((self._pool._processes or {}).values()):
+            process.terminate()
+        self._pool.shutdown(cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+
+
+def run_all(jobs: Sequence[Job], n_workers: int, make_worker: Callable[[], Worker]) -> list[dict[str, Any]]:
+    """Runs the jobs, n_workers of them at a time.
+
+    Returns:
+        What `run` returns for each, in their order, and `attempts`: how often it was begun.
+    """
+    results: list[dict[str, Any] | None] = [None] * len(jobs)
+    attempts = [0] * len(jobs)
+    waiting = deque(range(len(jobs)))
+    at_work: dict[Future, tuple[Worker, int]] = {}
+    idle: list[Worker] = []
+    with tqdm(total=len(jobs), desc="replay", unit="bag") as progress:
+        try:
+            while waiting or at_work:
+                while waiting and len(at_work) < n_workers:
+                    worker, index = idle.pop() if idle else make_worker(), waiting.popleft()
+                    attempts[index] += 1
+                    at_work[worker.submit(jobs[index])] = worker, index
+                for future in wait(at_work, return_when=FIRST_COMPLETED).done:
+                    worker, index = at_work.pop(future)
+                    try:
+                        results[index] = future.result()
+                        idle.append(worker)
+                    except worker.lost:
+                        worker.close()
+                        _sweep(jobs[index])
+                        if attempts[index] < ATTEMPTS:
+                            waiting.appendleft(index)
+                            continue
+                        results[index] = _given_up(jobs[index])
+                    progress.update()
+        finally:
+            for worker in idle:
+                worker.close()
+            for worker, index in at_work.values():  # after Ctrl-C
+                worker.close()
+                _sweep(jobs[index])
+    return [{**result, "attempts": n} for result, n in zip(results, attempts, strict=True)]
+
+
+def _sweep(job: Job) -> None:
+    """Removes what a lost worker left half-written."""
+    if job.out is not None:
+        for part in job.out.parent.glob(f"{job.out.name}.part-*"):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _given_up(job: Job) -> dict[str, Any]:
+    problem = f"{job.bag}: its worker was killed {ATTEMPTS} times, perhaps for its memory; try fewer --workers"
+    out = str(job.out) if job.out else None
+    return {"name": job.name, "bag": str(job.bag), "out": out, "ok": False, "problems": [problem], "warnings": []}

@@ -1,0 +1,239 @@
+"""Many recordings: some that cannot be used, workers that are killed, and the same results however many there are."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import write_tiny_model
+from rosbags.rosbag2 import StoragePlugin
+from test_sources import camera_info, image, write_bag
+
+from perception_node.cli import main
+
+HAS_RAY = pytest.mark.skipif(
+    not any((Path(folder) / "ray").is_dir() for folder in sys.path),
+    reason="needs ray: make setup-cluster",
+)
+
+
+def perception(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def drive(path, n=3, stamps=None, **options):
+    stamps = stamps or [10**9 + 10**8 * k for k in range(n)]
+    return write_bag(path, [("/cam", k, image(10 * (k % 20), stamp)) for k, stamp in enumerate(stamps)], **options)
+
+
+def truncated(path):
+    drive(path)
+    file = path / f"{path.name}.mcap"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def truncated_sqlite(path):
+    drive(path, n=200, plugin=StoragePlugin.SQLITE3)
+    file = path / f"{path.name}.db3"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def other_types(path):
+    write_bag(path, [("/cam/camera_info", 1, camera_info(5))])
+
+
+def no_messages(path):
+    write_bag(path, [])
+
+
+def no_bytes(path):
+    path.mkdir()
+    (path / f"{path.name}.mcap").write_bytes(b"")
+
+
+def no_good_image(path):
+    broken = image(1, 1)
+    broken.step = 1
+    write_bag(path, [("/cam", 1, broken)])
+
+
+def text(path):
+    path.mkdir()
+    (path / "notes.txt").write_text("x")
+
+
+HOSTILE = {
+    "truncated": (truncated, "cannot be read as a rosbag2: "),
+    "truncated_sqlite": (truncated_sqlite, "cannot be read as a rosbag2: "),
+    "other_types": (other_types, "has 0 image topics (none; the 1 topics there are of other types)"),
+    "no_messages": (no_messages, "has 0 image topics"),
+    "no_bytes": (no_bytes, "cannot be read as a rosbag2: "),
+    "no_good_image": (no_good_image, "none of its 1 images can be used"),
+    "text": (text, "holds no images"),
+    "nosuch": (lambda path: None, "does not exist"),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+def test_bags_that_cannot_be_used_have_a_word_each_and_others_go_on(tiny, tmp_path):
+    bags = [drive(tmp_path / "first")]
+    for name, (make, _) in HOSTILE.items():
+        make(tmp_path / name)
+        bags.append(tmp_path / name)
+    bags.append(drive(tmp_path / "last"))
+    result = perception("replay", *bags, "--out", tmp_path / "out", "--model", tiny)
+    assert result.exit_code == 1
+    table = result.stdout.strip().splitlines()[-len(bags) :]
+    assert [line.split()[0] for line in table] == [bag.name for bag in bags]
+    assert [line.rpartition("  ")[2] for line in (table[0], table[-1])] == ["ok", "ok"]
+    for line, (name, (_, words)) in zip(table[1:-1], HOSTILE.items(), strict=True):
+        assert f"FAILED: {tmp_path / name}: {words}" in line
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["first", "last"]
+
+
+@pytest.mark.parametrize(
+    ("stamps_ms", "words"),
+    [
+        ([0, 100, 200, 900, 1000], "warning: 1 gap, the longest 0.700 s from frame_000002 to frame_000003"),
+        ([0, 100, 50, 150], "warning: stamps go back once, at first by 0.050 s from frame_000001 to frame_000002"),
+        ([0, 100, 100, 200], "warning: stamps repeat once, at first from frame_000001 to frame_000002"),
+    ],
+)
+def test_odd_stamps_are_told_of_and_fail_if_asked(tiny, tmp_path, stamps_ms, words):
+    bag = drive(tmp_path / "odd", stamps=[10**6 * stamp for stamp in stamps_ms])
+    result = perception("replay", bag, "--out", tmp_path / "out", "--model", tiny)
+    assert result.exit_code == 0
+    assert f"odd: {words}" in result.stdout
+    assert result.stdout.splitlines()[-1].endswith("ok, 1 warning")
+    result = perception("replay", bag, "--out", tmp_path / "out", "--model", tiny, "--strict")
+    assert result.exit_code == 1
+    assert f"FAILED: {bag}: {words.removeprefix('warning: ')}" in result.stdout.splitlines()[-1]
+
+
+def test_a_recording_that_holds_less_than_it_says_fails(tiny, tmp_path):
+    writer = cv2.VideoWriter(str(tmp_path / "drive.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 10, (64, 48))
+    for value in range(40):
+        writer.write(np.full((48, 64, 3), value, np.uint8))
+    writer.release()
+    data = (tmp_path / "drive.avi").read_bytes()
+    (tmp_path / "drive.avi").write_bytes(data[: len(data) // 2])
+    result = perception("replay", tmp_path / "drive.avi", "--out", tmp_path / "out", "--model", tiny)
+    assert result.exit_code == 1
+    assert "where it says 40; was it cut off?" in result.stdout.splitlines()[-1]
+
+
+def test_budgets_decide_over_the_exit_status(tiny, tmp_path):
+    bag = drive(tmp_path / "drive")
+    budgets = [f"--budget={text}" for text in ("network.p95=1e6", "10hz.loss=1", "peak.hz=0")]
+    result = perception("replay", bag, "--model", tiny, "--json", *budgets)
+    assert result.exit_code == 0
+    summary = json.loads(result.stdout)
+    assert [budget["ok"] for budget in summary["budgets"]] == [True] * 3
+    assert set(summary["rates"]) == {"10hz", "30hz", "60hz", "peak"}
+    assert set(summary["inputs"]["bag"]["sha256"]) == {"metadata.yaml", "drive.mcap"}
+    assert summary["stages_ms"]["total"]["p50"] >= summary["stages_ms"]["network"]["p50"]
+    result = perception("replay", bag, "--model", tiny, "--budget", "network.p95=0", "--budget", "radar.p50=1")
+    assert result.exit_code == 1
+    assert "drive: budget radar.p50: no such stage was timed; asked for: 1" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{tmp}/a", "{tmp}/b/a", "--out", "{tmp}/out"], "would be one result, a; rename one"),
+        (["{tmp}/a"], "--out: expected: a bag to write, or something to check"),
+        (["{tmp}/a", "--out", "{tmp}/out", "--update"], "--update and --pictures: expected: --golden FOLDER too"),
+        (["{tmp}/a", "--out", "{tmp}/out", "--budget", "fast"], "--budget 'fast': expected: NAME=NUMBER"),
+        (["{tmp}/a", "{tmp}/b", "--out", "{tmp}/out", "--model", "nosuch"], "model 'nosuch': no such folder"),
+        (["{tmp}/a", "{tmp}/b", "--out", "{tmp}/file"], "file: is a file; results of several bags go into a folder"),
+    ],
+)
+def test_what_cannot_be_done_with_any_bag_is_one_line(tmp_path, arguments, message):
+    (tmp_path / "file").write_text("x")
+    result = perception("replay", *(argument.format(tmp=tmp_path) for argument in arguments))
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert message in result.output
+
+
+def start(*arguments):
+    """`perception replay` as a process of its own, whose processes find this package where this one does."""
+    command = [sys.executable, "-m", "perception_node.cli", "replay", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def reader_of(path):
+    """The process that waits for what we may write into the named pipe `path`, which we have opened."""
+    while True:  # it is there: else our own opening of the pipe would not have come to an end
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # it has ended, or is another user's
+                is_open = any(link.readlink() == path for link in (folder / "fd").iterdir())
+                if is_open and int(folder.name) != os.getpid():
+                    return int(folder.name)
+
+
+@pytest.mark.parametrize(
+    "option", [["--workers", "2"], pytest.param(["--ray", "local", "--workers", "2"], marks=HAS_RAY)]
+)
+def test_a_worker_killed_in_mid_bag_is_replaced_and_its_bag_done_anew(tiny, tmp_path, option):
+    """The second of its images is a named pipe: who reads it waits for us, and is in mid-bag for sure."""
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+        for k in range(3):
+            cv2.imwrite(str(tmp_path / name / f"{k}.png"), np.full((8, 8, 3), 50 * k, np.uint8))
+    pipe, good = tmp_path / "a" / "1.png", tmp_path / "good.png"
+    shutil.move(pipe, good)
+    os.mkfifo(pipe)
+    bags = [tmp_path / name for name in ("a", "b", "c")]
+    replay = start(*bags, "--out", tmp_path / "out", "--model", tiny, "--json", *option)
+    with pipe.open("wb"):  # waits until somebody reads
+        victim = reader_of(pipe)
+        assert victim != replay.pid
+        assert len(list((tmp_path / "out").glob("a.part-*"))) == 1
+        good.replace(pipe)
+        os.kill(victim, signal.SIGKILL)
+    output, errors = replay.communicate()
+    assert replay.returncode == 0, errors
+    results = json.loads(output)["bags"]
+    assert [(result["name"], result["frames"], result["attempts"]) for result in results] == [
+        ("a", 3, 2),
+        ("b", 3, 1),
+        ("c", 3, 1),
+    ]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "b", "c"]
+    # And they are what one worker makes of them.
+    perception("replay", *bags, "--out", tmp_path / "one", "--model", tiny)
+    for name in ("a", "b", "c"):
+        one, other = (tmp_path / folder / name / f"{name}.mcap" for folder in ("one", "out"))
+        assert one.read_bytes() == other.read_bytes()
+
+
+def test_one_worker_and_four_make_the_same(tiny, tmp_path):
+    bags = [drive(tmp_path / f"drive{k}", n=2 + k) for k in range(4)]
+    made = {}
+    for workers in (1, 4):
+        out = tmp_path / f"by{workers}"
+        result = perception("replay", *bags, "--out", out, "--model", tiny, "--workers", workers, "--json")
+        assert result.exit_code == 0, result.output
+        assert [summary["name"] for summary in json.loads(result.stdout)["bags"]] == [bag.name for bag in bags]
+        made[workers] = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert len(made[1]) == 8
+    assert made[1] == made[4]
+
+
+def test_without_ray_its_name_is_told(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = perception("replay", drive(tmp_path / "a"), "--out", tmp_path / "out", "--model", tiny, "--ray", "local")
+    assert result.exit_code == 1
+    assert "--ray: ray is not installed; run: pip install 'perception_node[cluster]'" in result.output

@@ -1,0 +1,85 @@
+"""The fixture `replay`, in a pytest of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import write_tiny_model
+from test_sources import image, write_bag
+
+PLUGIN = "perception_node.bag_tests.pytest_plugin"
+TESTS = """
+def test_tunnel(replay):
+    drive = replay("drive")
+    drive.check_golden()
+    drive.check_budgets("total.p95=1e6")
+    assert drive.summary["refused"] == 0
+    assert [len(frame["instances"].detections) for frame in drive.frames()] == [1, 1]
+
+def test_another_of_the_same(replay):
+    assert replay("drive") is replay("drive")
+
+def test_too_slow(replay):
+    replay("drive").check_budgets("network.p50=0")
+
+def test_nosuch(replay):
+    replay("nosuch")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("team")
+    write_tiny_model(folder / "tiny")
+    write_bag(folder / "drive", [("/cam", k, image(k, 10**9 * k)) for k in (1, 2)])
+    (folder / "test_drives.py").write_text(TESTS)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+    return folder
+
+
+def run_pytest(folder, *arguments):
+    # Named, and alone: so it need not be installed, and what else is does not disturb.
+    command = [sys.executable, "-m", "pytest", "-p", PLUGIN, f"--perception-model={folder / 'tiny'}", *arguments]
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_a_team_s_tests(folder):
+    """Without golden results, with, and when they are others."""
+    first = run_pytest(folder)
+    assert "test_drives.py F.FF" in first.stdout, first.stdout + first.stderr
+    assert f"{folder}/golden/drive: no golden results; make them with --update (in pytest: --perception-update)" in (
+        first.stdout
+    )
+    assert "drive: budget network.p50: " in first.stdout
+    assert f"{folder}/nosuch: does not exist" in first.stdout
+    assert "Traceback" not in first.stdout
+    assert "..FF" in run_pytest(folder, "--perception-update").stdout
+    assert (folder / "golden" / "drive" / "drive.mcap").is_file()
+    assert "..FF" in run_pytest(folder).stdout
+
+
+def test_another_network_is_seen(folder, tmp_path):
+    run_pytest(folder, "--perception-update", "-k", "tunnel")
+    write_tiny_model(tmp_path / "other", fusion={"stuff_area": 1000, "nms_kernel": 3})
+    seen = run_pytest(folder, f"--perception-model={tmp_path / 'other'}", "-k", "tunnel").stdout
+    assert "frame 0 at 1.000000000 s: class_map: " in seen
+    assert "pixels differ, first x 0 y 0: golden 1 sky, now 255" in seen
+    assert "made of something else: model.manifest_sha256: golden " in seen
+
+
+def test_it_costs_nothing_where_it_is_not_used():
+    code = (
+        f"import sys, {PLUGIN}; print(sorted(m for m in sys.modules if m.split('.')[0] in ('numpy', 'cv2', 'rosbags')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_it_is_declared():
+    """So that pytest finds it where this package is installed."""
+    declared = re.search(r'"pytest11": \[(.*?)\]', (Path(__file__).parents[2] / "setup.py").read_text(), re.DOTALL)
+    assert declared
+    assert "bag_tests.pytest_plugin" in declared[1]

@@ -118,10 +118,11 @@ def describe_rates(result: dict[str, Any]) -> list[str]:
 
 
 def _findings(result: dict[str, Any]) -> list[str]:
-    problems = result["problems"] if len(result["problems"]) > 1 else []  # one alone is in the table
-    lines = [f"{result['name']}: {problem}" for problem in problems]
+    golden = result.get("golden")
+    in_table = len(result["problems"]) == 1 and not (golden and golden["differences"])
+    lines = [] if in_table else [f"{result['name']}: {problem}" for problem in result["problems"]]
     lines += [f"{result['name']}: warning: {warning}" for warning in result["warnings"]]
-    if golden := result.get("golden"):
+    if golden:
         lines += [f"  {line}" for line in describe_golden(golden)]
     return lines
 

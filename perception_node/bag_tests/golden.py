@@ -24,6 +24,8 @@ from perception_node.topics import LABEL_INFO, NODE
 
 NOT_COMPARED = ("overlay",)
 """Is drawn from the others."""
+_NO_MATTER = ("bag.path", "options.threads")
+"""Inputs on which results do not depend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +107,9 @@ class Golden:
             return [f"{self._inputs_path} cannot be read: it is not known what the golden results were made of"]
         flat_before, flat = (dict(_flat("", entry)) for entry in (before, inputs))
         return [
-            f"{name}: golden {flat_before.get(name, 'has none')}, now {flat.get(name, 'none')}"
+            f"{name}: golden {_short(flat_before.get(name, 'has none'))}, now {_short(flat.get(name, 'none'))}"
             for name in dict.fromkeys((*flat_before, *flat))
-            if flat_before.get(name) != flat.get(name) and name != "bag.path"
+            if flat_before.get(name) != flat.get(name) and name not in _NO_MATTER
         ]
 
     def update(self, results: Path, inputs: dict[str, Any]) -> bool:
@@ -164,6 +166,11 @@ def _class_names(frame: ResultFrame) -> dict[int, str]:
     if LABEL_INFO not in frame:
         return {}
     return {entry.class_id: entry.class_name for entry in frame[LABEL_INFO].class_map}
+
+
+def _short(value: Any) -> str:
+    """Of a hash the beginning."""
+    return str(value)[:12] if len(str(value)) == 64 else str(value)
 
 
 def _flat(name: str, entry: Any) -> Iterator[tuple[str, Any]]:

@@ -6,7 +6,7 @@
 # ROS 2 comes from PyPI, unless one is sourced already: then that one alone is used.
 # More: make demo WAIT=1 (every frame, at its own pace) RATE=0.5 SEED=8 MODEL=engines/mine TOPIC=/front/image_raw FPS=30 OUT=out
 #       make test ARGS="-k messages"; make lint; make setup-engines; make setup-recipes; make setup-training;
-#       make setup-cluster; make clean
+#       make setup-cluster; make setup-view; make clean
 
 SHELL := /bin/bash
 OUT ?= out
@@ -19,7 +19,7 @@ PYTHON ?= $(firstword $(foreach candidate,python3 python3.13 python3.12 python3.
 HAS_HEADERS := import os, sysconfig; open(os.path.join(sysconfig.get_paths()["include"], "Python.h"))
 PIP = $(RUN)/python -m pip install --disable-pip-version-check -q
 
-.PHONY: demo test setup setup-engines setup-recipes setup-training setup-cluster lint clean
+.PHONY: demo test setup setup-engines setup-recipes setup-training setup-cluster setup-view lint clean
 
 demo: setup
 	@$(RUN)/python -m perception_node.demo $(if $(SOURCE),"$(SOURCE)") --out "$(OUT)" $(if $(SEED),--seed $(SEED)) \
@@ -91,6 +91,11 @@ setup-recipes: setup-training
 setup-cluster: setup
 	@echo 'ray, which replays recordings on many machines (about 80 MB)'
 	@$(PIP) -c $(DONE)/constraints.txt -e '.[cluster]'
+
+# With a ROS whose numpy is older than 2 it goes into an environment of its own; see docs/view.md.
+setup-view: setup
+	@echo 'rerun, the viewer of `perception view` (170 MB to load, 700 MB on disk)'
+	@$(PIP) -c $(DONE)/constraints.txt -e '.[view]'
 
 clean:
 	rm -rf $(VENV) $(OUT) build install log *.egg-info

@@ -63,6 +63,8 @@ setup(
         "openvino": [OPENVINO],
         # Replays recordings on many machines.
         "cluster": ["ray>=2.9,<3"],
+        # rerun wants numpy 2; it brings the viewer, which a browser runs, and its server.
+        "view": ["rerun-sdk>=0.41,<0.42"],
         # What works on ONNX graphs. tensorrt comes with JetPack and DRIVE OS; desktop RTX GPUs take the other.
         "engines": ["onnx>=1.16"],
         "engines-rtx": ["onnx>=1.16", "tensorrt-rtx-cu12>=1.7,<2"],

@@ -45,6 +45,7 @@ def main() -> None:
     perception segment images/ --out out/images --truth labels/
     perception evaluate out/images/panoptic.json labels/ --report out/images/report.html
     perception replay recording/ --out out/replayed
+    perception view street:7
     perception simulate --out out/street --seed 7
     perception import network.onnx --family semantic --taxonomy cityscapes --out engines/mine
     perception fuse outputs.npz --family center_offset --taxonomy cityscapes --size 1024x2048 --out frame.npz
@@ -299,6 +300,58 @@ def replay(
         click.echo("\n".join(describe(results)))
     if not all(result["ok"] for result in results):
         ctx.exit(1)
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--model", help="Perceive the input with this model, also a bag that has a node's topics.")
+@click.option("--node", metavar="TOPIC", help="What is before /class_map, where there are several nodes.")
+@click.option("--camera", help="The camera's ROS YAML. Default: the camera_info.")
+@click.option("--mounting", help="The mounting's YAML. Default: /tf_static.")
+@click.option("--base-frame", default=BASE_FRAME, show_default=True, help="TF frame, its origin on the ground.")
+@click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write this .rrd file, serve nothing.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="To listen on; 0.0.0.0 shows it to anybody.")
+@click.option("--port", default=9090, show_default=True, type=click.IntRange(1, 65534), help="And the one after it.")
+@click.option("--memory", default="2GB", show_default=True, help="How much is kept; what is older goes.")
+@_TOPIC
+@_computing
+def view(
+    inputs: tuple[Path, ...],
+    model: str | None,
+    node: str | None,
+    camera: str | None,
+    mounting: str | None,
+    base_frame: str,
+    save: Path | None,
+    host: str,
+    port: int,
+    memory: str,
+    topic: str | None,
+    computing: dict[str, Any],
+) -> None:
+    """Show INPUTS in a browser: camera, classes, instances, drivable grid, objects, tracks, times.
+
+    \b
+    perception view street:7                     footage, perceived now
+    perception view drive.mp4 --model engines/mine
+    perception view out/bag                      a bag with the node's topics
+    perception view drive out/replayed           a drive and what `replay` made of it
+    perception view                              running nodes (needs ROS)
+    perception view drive.mp4 --save drive.rrd   to a file, to be viewed later or sent to somebody
+
+    Nothing of this needs internet, RViz or an account. docs/view.md says more.
+    """
+    try:
+        from perception_node.view.command import view as run
+    except ModuleNotFoundError as error:
+        if error.name not in ("rerun", "rerun_bindings", "pyarrow"):
+            raise
+        raise UserError(
+            f"the viewer needs {error.name}: pip install 'perception_node[view]', or make setup-view"
+        ) from error
+
+    calibration = CalibrationOptions(camera or "", mounting_url=mounting or "", base_frame=base_frame)
+    run(inputs, model, computing, topic, node, calibration, save, host, port, memory)
 
 
 @main.command()

@@ -401,13 +401,13 @@ def calibrated_default(camvid_val, tmp_path_factory):
 def test_the_default_model_in_int8_sees_the_same(calibrated_default):
     model, out, result = calibrated_default
     assert result["recipe"]["keep"]
-    assert len(result["layers"]) == 51
+    assert len(result["layers"]) == 54
     compared = result["compared"]
-    assert compared["class_agreement"] > 0.99  # 0.995 when this was written
-    assert compared["instance_agreement"] > 0.9  # 0.979
+    assert compared["class_agreement"] > 0.99  # 0.997 when this was written
+    assert compared["instance_agreement"] > 0.9  # 0.986
     assert compared["truth"]["int8"]["miou"] == pytest.approx(compared["truth"]["fp32"]["miou"], abs=0.02)
     # ONNX Runtime's own fusing of Q/DQ made this 4.3.
-    assert prepare(model, "int8", read_calibration(model, out), print).differences["semantic"] < 2
+    assert prepare(model, "int8", read_calibration(model, out), print).differences["semantic"] < 3
 
 
 def test_the_default_models_int8_plan_is_built(calibrated_default, tmp_path):
@@ -417,6 +417,6 @@ def test_the_default_models_int8_plan_is_built(calibrated_default, tmp_path):
     (plan,) = build(model, "int8", ["sm_86"], calibration=calibration, out=tmp_path, say=lines.append)
     assert plan.sidecar.key.calibration == result["sha256"]
     assert {spec.dtype for spec in (*plan.sidecar.inputs, *plan.sidecar.outputs)} == {"float32"}
-    assert lines[0].startswith("int8: 42 of 72 layers with weights; not quantized, so in float16: node_Conv_1258, ")
+    assert lines[0].startswith("int8: 45 of 74 layers with weights; not quantized, so in float16: node_Conv_1310, ")
     # 50 MB with depthwise layers in int8.
     assert plan.sidecar.plan_bytes < 20_000_000

@@ -144,7 +144,9 @@ class TrainingFrames(Dataset):
             tuple(options["crop"]),
             options["scales"],
         )
-        image = augment_colour(rng, augment_weather(rng, image, options["weather"]))
+        image = augment_weather(rng, image, options["weather"])
+        if rng.uniform() < options["color"]:
+            image = augment_colour(rng, image)
         return {"image": image, "semantic": semantic, **instance_targets(instance, OUTPUT_STRIDE)}
 
 

@@ -44,6 +44,15 @@ def augment_geometry(rng, image, semantic, instance, size, crop=None, scales=(0.
     return image, warp(semantic, cv2.INTER_NEAREST, UNLABELLED), warp(instance, cv2.INTER_NEAREST, VOID_INSTANCE)
 
 
+def letterbox(rng, image, semantic, instance):
+    """Turns up to 40 % of the frame, below or at the right, into padding, in place: so an image of another shape lies in
+    the network's input. Without it the network takes for cars what is above the padding."""
+    height, width = semantic.shape
+    padded = np.s_[round(height * rng.uniform(0.6, 0.95)) :] if rng.uniform() < 0.7 else None
+    padded = padded or np.s_[:, round(width * rng.uniform(0.6, 0.95)) :]
+    image[padded], semantic[padded], instance[padded] = GREY, UNLABELLED, VOID_INSTANCE
+
+
 def augment_colour(rng, image):
     """Exposure, contrast, saturation, hue, colour temperature; sometimes blur or noise, seldom grey."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)

@@ -15,7 +15,7 @@ from perception_node.metrics import VOID, VOID_INSTANCE
 from perception_node.panoptic import UNLABELLED
 from perception_node.sources import IMAGE_SUFFIXES, picture_or_none
 from perception_node.taxonomy import Taxonomy
-from perception_node.training.augmentation import augment_colour, augment_geometry, augment_weather
+from perception_node.training.augmentation import augment_colour, augment_geometry, augment_weather, letterbox
 from perception_node.training.config import Config
 from perception_node.training.network import OUTPUT_STRIDE
 from perception_node.training.targets import instance_targets
@@ -147,6 +147,8 @@ class TrainingFrames(Dataset):
         image = augment_weather(rng, image, options["weather"])
         if rng.uniform() < options["color"]:
             image = augment_colour(rng, image)
+        if rng.uniform() < options["letterbox"]:
+            letterbox(rng, image, semantic, instance)
         return {"image": image, "semantic": semantic, **instance_targets(instance, OUTPUT_STRIDE)}
 
 

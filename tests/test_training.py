@@ -37,6 +37,7 @@ from perception_node.training.augmentation import (  # noqa: E402
     augment_weather,
     fog,
     glare,
+    letterbox,
     rain,
     shadow,
 )
@@ -146,6 +147,20 @@ def test_colour_and_weather_keep_shape_and_type_and_are_repeatable(change):
     one, other = (change(np.random.default_rng(7), image) for _ in range(2))
     assert (one.shape, one.dtype) == ((24, 32, 3), np.uint8)
     np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_letterbox_is_padding_below_or_at_the_right(seed):
+    image, semantic = np.zeros((40, 60, 3), np.uint8), np.zeros((40, 60), np.uint8)
+    instance = np.zeros((40, 60), np.uint16)
+    letterbox(np.random.default_rng(seed), image, semantic, instance)
+    padded = semantic == UNLABELLED
+    np.testing.assert_array_equal(padded, instance == VOID_INSTANCE)
+    np.testing.assert_array_equal(padded, (image == 127).all(2))
+    assert padded[-1, -1]
+    assert not padded[0, 0]
+    assert 0 < padded.mean() <= 0.4
+    assert padded.all(0).any() != padded.all(1).any()
 
 
 # ---- losses ----

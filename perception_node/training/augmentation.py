@@ -45,8 +45,10 @@ def augment_geometry(rng, image, semantic, instance, size, crop=None, scales=(0.
 
 
 def letterbox(rng, image, semantic, instance):
-    """Turns up to 40 % of the frame, below or at the right, into padding, in place: so an image of another shape lies in
-    the network's input. Without it the network takes for cars what is above the padding."""
+    """Turns up to 40 % of the frame, below or at the right, into padding, in place.
+
+    So an image of another shape lies in the network's input; without it what lies above the padding is taken for cars.
+    """
     height, width = semantic.shape
     padded = np.s_[round(height * rng.uniform(0.6, 0.95)) :] if rng.uniform() < 0.7 else None
     padded = padded or np.s_[:, round(width * rng.uniform(0.6, 0.95)) :]

@@ -18,7 +18,8 @@ def data_files() -> list[tuple[str, list[str]]]:
     for folder in ("calibration", "calibration/int8"):
         files.append((f"{SHARE}/{folder}", [str(path) for path in sorted(Path(folder).glob("*.yaml"))]))
     for manifest in sorted(Path("engines").glob("*/model.yaml")):
-        names = [str(path) for path in sorted(manifest.parent.iterdir()) if path.suffix in (".yaml", ".onnx", ".md")]
+        suffixes = (".yaml", ".onnx", ".md", ".jpg")
+        names = [str(path) for path in sorted(manifest.parent.iterdir()) if path.suffix in suffixes]
         files.append((f"{SHARE}/{manifest.parent}", names))
     return files
 

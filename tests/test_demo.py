@@ -71,7 +71,7 @@ def test_every_frame_is_answered(out):
         "out": 12,
         "dropped": dict.fromkeys(("transport", *DROPPED, "unrecorded"), 0),
     }
-    stages = {"wait", "decode", "preprocess", "network", "fusion", "drivable", "overlay", "publish"}
+    stages = {"wait", "decode", "preprocess", "network", "fusion", "tracking", "drivable", "overlay", "publish"}
     assert set(summary["stages_ms"]) == stages
     for times in (*summary["stages_ms"].values(), summary["latency_ms"]):
         assert 0 <= times["p50"] <= times["p95"] <= times["p99"]

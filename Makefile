@@ -94,8 +94,8 @@ setup-cluster: setup
 
 # With a ROS whose numpy is older than 2 it goes into an environment of its own; see docs/view.md.
 setup-view: setup
-	@echo 'rerun, the viewer of `perception view` (170 MB to load, 700 MB on disk)'
-	@$(PIP) -c $(DONE)/constraints.txt -e '.[view]'
+	@echo 'rerun, the viewer of `perception view` (170 MB to load, 700 MB on disk), and what drives a browser in its test'
+	@$(PIP) -c $(DONE)/constraints.txt -e '.[view]' 'playwright>=1.40,<2'
 
 clean:
 	rm -rf $(VENV) $(OUT) build install log *.egg-info

@@ -1,6 +1,8 @@
-"""`perception view`: what it writes, read back; and its server."""
+"""`perception view`: what it writes, read back; and its page in a browser, where there is one."""
 
+import shutil
 import socket
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +29,10 @@ from perception_node.view.layout import layout  # noqa: E402
 from perception_node.view.messages import cameras_of, nodes_of  # noqa: E402
 from perception_node.view.serve import server  # noqa: E402
 
+SOFTWARE_WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+PATIENCE_S = 300
 STAMP_NS = 1_700_000_000 * 10**9
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CAMVID = builtin_taxonomy("camvid")
 CAR = next(category.id for category in CAMVID if category.name == "car")
 ROAD = next(category.id for category in CAMVID if category.name == "road")
@@ -233,3 +238,35 @@ def test_the_page_may_load_nothing_from_elsewhere():
     assert "https:" not in policy
     with pytest.raises(OSError, match="refused"):
         urlopen(page)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
+def test_a_browser_shows_camera_classes_and_grid(bag: Path, tmp_path: Path):
+    """Slow where a processor draws: it waits for what it looks for, as long as that may take."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup-view")
+    rrd, seen = tmp_path / "t.rrd", tmp_path / "seen.png"
+    CliRunner().invoke(main, ["view", str(bag), "--save", str(rrd), "--mounting", str(mounting(tmp_path))])
+    port, elsewhere = two_free_ports(), []
+    with server("127.0.0.1", port, "100MB", rrd), playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE_WEBGL)
+        page = browser.new_page(viewport={"width": 800, "height": 500})
+        page.on("requestfinished", lambda request: elsewhere.append(request.url))
+        page.goto(f"http://127.0.0.1:{port}/", timeout=PATIENCE_S * 1000)
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            page.screenshot(path=seen, timeout=PATIENCE_S * 1000)
+            amounts = amounts_of_colors(cv2.imread(str(seen)))
+            if min(amounts.values()) > 30 or time.monotonic() > end:
+                break
+            page.wait_for_timeout(1000)
+        browser.close()
+    assert min(amounts.values()) > 30, amounts
+    assert [url for url in elsewhere if "//127.0.0.1:" not in url and not url.startswith(("data:", "blob:"))] == []
+
+
+def amounts_of_colors(bgr: np.ndarray) -> dict[str, int]:
+    """Pixels of the colours that only the camera's image, the classes laid over it, and the free cell have."""
+    road = np.array(CAMVID[ROAD].color[::-1], float)
+    free = np.array((90, 200, 60), float)
+    wanted = {"image": (255, 0, 255), "road": 0.6 * np.array((255, 0, 255)) + 0.4 * road, "free": free}
+    return {name: int((np.abs(bgr - color).max(2) < 40).sum()) for name, color in wanted.items()}

@@ -1,5 +1,6 @@
 """`perception view`: which of the inputs is meant, and where what is shown goes."""
 
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -48,6 +49,7 @@ def view(
     Raises:
         UserError: an input cannot be shown, or a port is taken.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server, too
     if len(inputs) == 1 and inputs[0].suffix == ".rrd":
         if not inputs[0].is_file():
             raise SourceError(f"{inputs[0]}: does not exist")

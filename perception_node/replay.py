@@ -9,16 +9,15 @@ from typing import Any
 from tqdm import tqdm
 
 from perception_node.bags import BagWriter, typestore
-from perception_node.calibration_input import CalibrationInput, CalibrationOptions
-from perception_node.device import open_device
-from perception_node.errors import BadCalibration, BadImage, SourceError, UserError
-from perception_node.ground import GridOptions, Grounds
+from perception_node.calibration_input import CalibrationOptions
+from perception_node.errors import BadImage, SourceError
+from perception_node.ground import GridOptions
 from perception_node.messages import MessageFactory, camera_image
+from perception_node.perceiver import Perceiver
 from perception_node.pipeline import Pipeline
 from perception_node.sources import Source, check_apart
 from perception_node.stamps import irregularities
-from perception_node.topics import ALL_OUTPUTS, CAMERA_INFO, IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE, Scene
-from perception_node.tracking import Tracker
+from perception_node.topics import ALL_OUTPUTS, CAMERA_INFO, IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE
 
 
 def replay(
@@ -58,17 +57,7 @@ def replay(
     check_apart(source.path, out)
     taxonomy = pipeline.model.taxonomy
     make = MessageFactory.rosbags(typestore())
-    tracker = None
-    if tracking:
-        try:
-            tracker = Tracker(open_device("cpu"), taxonomy)
-        except UserError as error:
-            print(f"ids will not last: {error}", file=sys.stderr)
-    calibrations = CalibrationInput(calibration or CalibrationOptions())
-    grounds = Grounds(open_device("cpu"), taxonomy, grid or GridOptions(), calibrations.options.base_frame)
-    for transforms in source.static_transforms():
-        calibrations.take_transforms(transforms)
-    no_metres: BadCalibration | None = None
+    perceive = Perceiver(pipeline, source, tracking, calibration, grid)
     frames = refused = instances = in_metres = 0
     names: list[str] = []
     stamps_ns: list[int] = []
@@ -79,7 +68,7 @@ def replay(
         for item in source:
             if item.topic == CAMERA_INFO:
                 with contextlib.suppress(BadImage):  # a damaged one: another comes
-                    calibrations.take_camera_info(item.message)
+                    perceive.calibrations.take_camera_info(item.message)
             if item.topic != IMAGE:
                 continue
             progress.update()
@@ -102,14 +91,7 @@ def replay(
                     item.time_ns,
                     typestore().serialize_cdr(info, LABEL_INFO_TYPE),
                 )
-            calibrated = None
-            try:
-                calibrated = calibrations.calibration(header.frame_id, image.width, image.height)
-            except BadCalibration as error:
-                no_metres = error
-            scene = Scene(header, image, pipeline(image), taxonomy, pipeline.timer, calibrated, grounds)
-            if tracker is not None:
-                scene = scene.tracked(tracker)
+            scene = perceive(header, image)
             messages = {
                 name: output.fill(make, scene) for name, output in ALL_OUTPUTS.items() if name != "overlay" or overlay
             }
@@ -118,8 +100,7 @@ def replay(
                 if message is not None:
                     cdr = typestore().serialize_cdr(message, ALL_OUTPUTS[name].type)
                     bag.write(f"/{NODE}/{name}", ALL_OUTPUTS[name].type, item.time_ns, cdr)
-            in_metres += scene.ground is not None
-            no_metres = grounds.problem or no_metres
+            in_metres += perceive.in_metres(scene)
             frames += 1
             instances += len(scene.frame.instances)
         if not frames:
@@ -135,6 +116,6 @@ def replay(
         "warnings": irregularities(names, stamps_ns),
         "instances": instances,
         "in_metres": in_metres,
-        "no_metres": str(no_metres) if no_metres else None,
+        "no_metres": str(perceive.no_metres) if perceive.no_metres else None,
         "stages_ms": pipeline.timer.percentiles(),
     }

@@ -46,6 +46,10 @@ class StageTimer:
         """Of the newest frames that had it, in their order; none where there was none."""
         return list(self._milliseconds.get(stage, ()))
 
+    def newest(self) -> dict[str, float]:
+        """The newest milliseconds of each stage, in order of first use."""
+        return {stage: values[-1] for stage, values in list(self._milliseconds.items())}
+
     def percentiles(self) -> dict[str, dict[str, float]]:
         """Milliseconds, as {"network": {"p50": 31.2, "p95": 35.0, "p99": 40.1}, ...}, in order of first use."""
         return {stage: percentiles(values) for stage, values in list(self._milliseconds.items())}

@@ -1,6 +1,5 @@
 """Recorded messages, and those made of footage that is perceived now, as entities."""
 
-import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,15 +8,13 @@ from typing import Any
 from tqdm import tqdm
 
 from perception_node.bags import open_bag, typestore
-from perception_node.calibration_input import CalibrationInput, CalibrationOptions
-from perception_node.device import open_device
-from perception_node.errors import BadCalibration, BadImage, SourceError
-from perception_node.ground import GridOptions, Grounds
+from perception_node.calibration_input import CalibrationOptions
+from perception_node.errors import BadImage, SourceError
 from perception_node.messages import MessageFactory, camera_image
+from perception_node.perceiver import Perceiver
 from perception_node.pipeline import Pipeline
 from perception_node.sources import Source, read_message
-from perception_node.topics import ALL_OUTPUTS, CAMERA_INFO, DIAGNOSTICS, IMAGE, LABEL_INFO, NODE, TF, TF_STATIC, Scene
-from perception_node.tracking import Tracker
+from perception_node.topics import ALL_OUTPUTS, CAMERA_INFO, DIAGNOSTICS, IMAGE, LABEL_INFO, NODE, TF, TF_STATIC
 from perception_node.view.entities import NODE_TOPICS, Entities
 
 _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -140,19 +137,15 @@ def show_footage(
     Raises:
         SourceError: the footage cannot be read.
     """
-    make, taxonomy, timer = MessageFactory.rosbags(typestore()), pipeline.model.taxonomy, pipeline.timer
-    device = open_device("cpu")
-    tracker = Tracker(device, taxonomy)
-    calibrations = CalibrationInput(calibration)
-    grounds = Grounds(device, taxonomy, GridOptions(), calibration.base_frame)
+    make, taxonomy = MessageFactory.rosbags(typestore()), pipeline.model.taxonomy
+    perceive = Perceiver(pipeline, source, calibration=calibration)
     for transforms in source.static_transforms():
-        calibrations.take_transforms(transforms)
         entities.take_transforms(transforms)
     said_classes = False
     for item in tqdm(source, desc="perceive", unit="message", mininterval=1):
         try:
             if item.topic == CAMERA_INFO:
-                calibrations.take_camera_info(item.message)
+                perceive.calibrations.take_camera_info(item.message)
                 entities.take_camera_info(item.message)
             if item.topic != IMAGE:
                 continue
@@ -163,15 +156,11 @@ def show_footage(
         if not said_classes:
             entities.show(f"/{NODE}/{LABEL_INFO}", make.label_info(header, taxonomy))
             said_classes = True
-        calibrated = None
-        with contextlib.suppress(BadCalibration):  # which `entities` says
-            calibrated = calibrations.calibration(header.frame_id, image.width, image.height)
-        scene = Scene(header, image, pipeline(image), taxonomy, timer, calibrated, grounds).tracked(tracker)
+        scene = perceive(header, image)  # why it is not in metres, `entities` says
         entities.show_image(IMAGE, item.message)
         for name in NODE_TOPICS & ALL_OUTPUTS.keys() - {"overlay"}:
             message = ALL_OUTPUTS[name].fill(make, scene)
             if message is not None:
                 entities.show(f"/{NODE}/{name}", message)
-        newest = {stage: timer.milliseconds(stage)[-1] for stage in timer.percentiles()}
-        entities.show_milliseconds(NODE, header, newest)
+        entities.show_milliseconds(NODE, header, pipeline.timer.newest())
         yield

@@ -17,7 +17,7 @@ from perception_node.bags import is_bag, open_bag, typestore
 from perception_node.errors import BadImage, SourceError, one_line
 from perception_node.image import CameraImage, picture_or_none
 from perception_node.messages import MessageFactory, camera_image
-from perception_node.topics import CAMERA_INFO, IMAGE, TF_STATIC
+from perception_node.topics import CAMERA_INFO, IMAGE, TF_STATIC, camera_info_beside
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FOLDER_FPS = 10.0
@@ -243,8 +243,7 @@ class BagSource(Source):
             }
             other = len(reader.connections) - len(cameras)
         names = ", ".join(sorted(cameras)) or f"none; the {other} topics there are of other types"
-        # By convention camera_info lies beside the image: /front/image_raw[/compressed], /front/camera_info.
-        info_of = {name: f"{name.removesuffix('/compressed').rpartition('/')[0]}/{CAMERA_INFO}" for name in cameras}
+        info_of = {name: camera_info_beside(name) for name in cameras}
         calibrated = [name for name in cameras if info_of[name] in info_topics]
         if topic is None and len(cameras) > 1 and len(calibrated) == 1:
             topic = calibrated[0]  # the others are masks, depth and the like

@@ -35,6 +35,11 @@ LABEL_INFO, LABEL_INFO_TYPE = "label_info", "vision_msgs/msg/LabelInfo"
 DIAGNOSTICS = "/diagnostics"
 
 
+def camera_info_beside(image_topic: str) -> str:
+    """By convention: /front/camera_info of /front/image_raw[/compressed]."""
+    return f"{image_topic.removesuffix('/compressed').rpartition('/')[0]}/{CAMERA_INFO}"
+
+
 @dataclass(frozen=True)
 class Scene:
     """One image and all that was perceived in it. What not every topic needs is computed when first asked for.

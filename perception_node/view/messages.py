@@ -14,7 +14,17 @@ from perception_node.messages import MessageFactory, camera_image
 from perception_node.perceiver import Perceiver
 from perception_node.pipeline import Pipeline
 from perception_node.sources import Source, read_message
-from perception_node.topics import ALL_OUTPUTS, CAMERA_INFO, DIAGNOSTICS, IMAGE, LABEL_INFO, NODE, TF, TF_STATIC
+from perception_node.topics import (
+    ALL_OUTPUTS,
+    CAMERA_INFO,
+    DIAGNOSTICS,
+    IMAGE,
+    LABEL_INFO,
+    NODE,
+    TF,
+    TF_STATIC,
+    camera_info_beside,
+)
 from perception_node.view.entities import NODE_TOPICS, Entities
 
 _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
@@ -36,9 +46,7 @@ def cameras_of(topics: Mapping[str, str]) -> list[str]:
         for topic, type_ in topics.items()
         if type_ in _IMAGES and not any(topic.startswith(f"{node}/") for node in nodes)
     )
-    calibrated = [
-        topic for topic in cameras if f"{topic.removesuffix('/compressed').rpartition('/')[0]}/{CAMERA_INFO}" in topics
-    ]
+    calibrated = [topic for topic in cameras if camera_info_beside(topic) in topics]
     return calibrated or cameras
 
 

@@ -188,6 +188,7 @@ def test_a_node_that_was_killed_takes_up_the_stream_when_it_is_started_again(tin
     for stamp in (1, 2):
         process = start_node(f"model:={tiny_model}")
         camera.ask(stamp, picture)
+        camera.spin_until(lambda n=stamp: len(camera.answers["label_info"]) >= n)  # may come after the answers
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     assert len(camera.answers["label_info"]) == 2  # latched

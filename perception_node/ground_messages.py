@@ -9,17 +9,20 @@ from perception_node.ground import BLOCKED, BODY, DOUBTFUL, FOOT, HIDDEN, Drivab
 from perception_node.messages import MessageFactory
 from perception_node.objects import GroundedObject
 from perception_node.taxonomy import Taxonomy
+from perception_node.tracking import Track
 
 FLOAT32 = 7
 """sensor_msgs/PointField.FLOAT32."""
-CUBE, LINE_STRIP, TEXT_VIEW_FACING, ADD, DELETE_ALL = 1, 4, 9, 0, 3
+ARROW, CUBE, LINE_STRIP, TEXT_VIEW_FACING, ADD, DELETE_ALL = 0, 1, 4, 9, 0, 3
 """Of visualization_msgs/Marker."""
 LIMIT, OTHER_GROUND, OBSTACLE, UNSURE = range(4)
 """Intensities of the free space: what is there. LIMIT: nothing, but it cannot be seen farther."""
 _INTENSITIES = {BLOCKED: OTHER_GROUND, FOOT: OBSTACLE, BODY: OBSTACLE, HIDDEN: OBSTACLE, DOUBTFUL: UNSURE}
 UNKNOWN_ROTATION = np.pi**2
 """Variance of an angle that could be any, square radians."""
-MARKER_DEPTH_M, TEXT_M, LINE_M = 0.1, 0.5, 0.08
+MARKER_DEPTH_M, TEXT_M, LINE_M, ARROW_M = 0.1, 0.5, 0.08, 0.15
+ARROW_S = 0.5
+"""Arrows of speeds are as long as the way in this time."""
 
 
 def occupancy_grid(make: MessageFactory, header: Any, grid: DrivableGrid) -> Any:
@@ -96,9 +99,16 @@ def detections_3d(make: MessageFactory, header: Any, objects: Iterable[GroundedO
 
 
 def markers(
-    make: MessageFactory, header: Any, objects: Iterable[GroundedObject], free: FreeSpace, taxonomy: Taxonomy
+    make: MessageFactory,
+    header: Any,
+    objects: Iterable[GroundedObject],
+    tracks: Iterable[Track],
+    free: FreeSpace,
+    taxonomy: Taxonomy,
 ) -> Any:
-    """visualization_msgs/MarkerArray: a box and a label for each object, a line around the free space."""
+    """visualization_msgs/MarkerArray: a box, a label and an arrow for each object, a line around the free space."""
+    point, at_origin, white = make.message_class("geometry_msgs/msg/Point"), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0, 1.0)
+    moving = {track.id: track for track in tracks if track.velocity_m_s}
     # Those of the last image go.
     shown = [_marker(make, header, "all", 0, CUBE, DELETE_ALL, _pose(make, 0.0, 0.0, 0.0), (0, 0, 0), (0, 0, 0, 0))]
     for found in objects:
@@ -108,13 +118,19 @@ def markers(
         shown.append(_marker(make, header, "objects", id_, CUBE, ADD, _box_pose(make, found), size, color))
         x, y = found.position_xy
         text = f"{category.name} {id_}: {found.distance:.1f} ± {found.sigma:.1f} m"
+        if id_ in moving:
+            text += f", {np.hypot(*moving[id_].velocity_m_s):.1f} m/s"
         above = _pose(make, x, y, found.height + TEXT_M)
-        white = 1.0, 1.0, 1.0, 1.0
         shown.append(_marker(make, header, "labels", id_, TEXT_VIEW_FACING, ADD, above, (0, 0, TEXT_M), white, text))
+    for id_, track in moving.items():
+        (x, y), (vx, vy) = track.position_m, track.velocity_m_s
+        way = [point(x=x, y=y, z=0.0), point(x=x + ARROW_S * vx, y=y + ARROW_S * vy, z=0.0)]
+        arrow = header, "velocities", id_, ARROW, ADD, _pose(make, *at_origin), (ARROW_M, 2 * ARROW_M, 0), white
+        shown.append(_marker(make, *arrow, points=way))
     seen = np.isfinite(free.ranges)
     edge = free.ranges[seen, None] * np.stack([np.cos(free.angles[seen]), np.sin(free.angles[seen])], 1)
     if len(edge) > 1:
-        point, green, at_origin = make.message_class("geometry_msgs/msg/Point"), (0.2, 0.9, 0.3, 1.0), (0.0, 0.0, 0.0)
+        green = 0.2, 0.9, 0.3, 1.0
         points = [point(x=x, y=y, z=0.0) for x, y in edge.tolist()]
         line = header, "free_space", 0, LINE_STRIP, ADD, _pose(make, *at_origin), (LINE_M, 0, 0), green
         shown.append(_marker(make, *line, points=points))
@@ -141,10 +157,7 @@ def _detection_3d(make: MessageFactory, header: Any, found: GroundedObject) -> A
 
 def _box_pose(make: MessageFactory, found: GroundedObject) -> Any:
     """The middle of what is seen of the object, turned so that x is the line of sight."""
-    aside = sum(found.left_right) / 2
-    x = found.position_xy[0] - aside * np.sin(found.bearing)
-    y = found.position_xy[1] + aside * np.cos(found.bearing)
-    return _pose(make, float(x), float(y), found.height / 2, found.bearing)
+    return _pose(make, *found.middle_xy, found.height / 2, found.bearing)
 
 
 def _pose(make: MessageFactory, x: float, y: float, z: float, yaw: float = 0.0) -> Any:

@@ -10,14 +10,14 @@ MOVING = np.dtype([(name, np.float64) for name in ("value", "speed", "vv", "vs",
 """A number's state: value, speed for each second, and their covariance: of the value, of both, of the speed."""
 
 
-def start(values: np.ndarray, variance: np.ndarray, speed_variance: np.ndarray) -> np.ndarray:
+def start(values: np.ndarray, variance: np.ndarray, speed_variance: np.ndarray | float) -> np.ndarray:
     """States of numbers that were measured for the first time: MOVING, of the values' shape."""
     states = np.zeros(np.shape(values), MOVING)
     states["value"], states["vv"], states["ss"] = values, variance, speed_variance
     return states
 
 
-def predict(states: np.ndarray, seconds: float, noise: np.ndarray) -> None:
+def predict(states: np.ndarray, seconds: float, noise: np.ndarray | float) -> None:
     """Moves the states on, in place. Args: noise: the acceleration's power spectral density, of the states' shape."""
     states["value"] += seconds * states["speed"]
     states["vv"] += seconds * (2 * states["vs"] + seconds * (states["ss"] + seconds * noise / 3))

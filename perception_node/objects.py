@@ -5,6 +5,7 @@ view and flat ground (Hoiem et al. 2008, "Putting objects in perspective", secti
 tan(angle below the horizon) away, so its uncertainty grows with the square of the distance.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,12 @@ class GroundedObject:
         """Metres from the left end to the right."""
         return self.left_right[0] - self.left_right[1]
 
+    @property
+    def middle_xy(self) -> tuple[float, float]:
+        """On the ground below the middle of what is seen of it, as far away as the position; metres."""
+        (x, y), aside = self.position_xy, sum(self.left_right) / 2
+        return float(x - aside * np.sin(self.bearing)), float(y + aside * np.cos(self.bearing))
+
 
 def grounded_objects(ground: Ground, frame: PanopticFrame, sights: np.ndarray) -> dict[int, GroundedObject]:
     """The instances whose foot is seen, by id.
@@ -80,6 +87,19 @@ def grounded_objects(ground: Ground, frame: PanopticFrame, sights: np.ndarray) -
         if place is not None:
             found[segment.id] = _measure(ground, segment, *place)
     return found
+
+
+def positions_to_follow(objects: Mapping[int, GroundedObject], image_width: int) -> dict[int, np.ndarray]:
+    """What `Tracker.locate` takes: the middles of objects and their variances.
+
+    The middle, since the nearest foot point changes from one wheel to another. Not of those that the image's left or
+    right edge cuts off: what is seen of them stays at the edge while they move on.
+    """
+    return {
+        id_: np.array([found.middle_xy, np.diag(found.covariance)])
+        for id_, found in objects.items()
+        if found.segment.box_xyxy[0] > 0 and found.segment.box_xyxy[2] < image_width
+    }
 
 
 def _place(

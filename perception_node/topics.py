@@ -20,7 +20,7 @@ from perception_node.ground_messages import (
 )
 from perception_node.image import CameraImage
 from perception_node.messages import MessageFactory
-from perception_node.objects import GroundedObject, grounded_objects
+from perception_node.objects import GroundedObject, grounded_objects, positions_to_follow
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import Taxonomy
 from perception_node.timing import StageTimer
@@ -51,8 +51,9 @@ class Scene:
         taxonomy: of the frame's classes.
         timer: of the stages that are computed here.
         calibration: of the camera that took the image; None where there is none, or a wrong one.
-        tracks: of the frame's instances, in their order; none where they are not tracked.
         grounds: what makes metres of it; None where nothing is wanted in metres.
+        tracks: of the frame's instances, in their order; none where they are not tracked.
+        tracker: that follows them.
     """
 
     header: Any
@@ -63,13 +64,14 @@ class Scene:
     calibration: Calibration | None = None
     grounds: Grounds | None = None
     tracks: tuple[Track, ...] = ()
+    tracker: Tracker | None = None
 
     def tracked(self, tracker: Tracker) -> "Scene":
         """The same with ids that last. Scenes come in the order of their images."""
         stamp = self.header.stamp
         with self.timer("tracking"):
             frame, tracks = tracker(self.frame, stamp.sec * 10**9 + stamp.nanosec)
-        return replace(self, frame=frame, tracks=tracks)
+        return replace(self, frame=frame, tracks=tracks, tracker=tracker)
 
     @cached_property
     def connected(self) -> np.ndarray:
@@ -119,6 +121,15 @@ class Scene:
             return grounded_objects(self.ground.ground, self.frame, self.ground.sights)
 
     @cached_property
+    def located(self) -> tuple[Track, ...]:
+        """The tracks with what is known of them in metres. To be asked for before the next image is tracked."""
+        if self.tracker is None or self.ground is None:
+            return self.tracks
+        positions = positions_to_follow(self.objects, self.image.width)
+        with self.timer("locate"):
+            return self.tracker.locate(positions)
+
+    @cached_property
     def overlay(self) -> np.ndarray:
         """uint8 (H, W, 3), BGR; see perception_node.visualize."""
         with self.timer("overlay"):
@@ -164,14 +175,19 @@ def _in_metres(fill: Callable[[MessageFactory, Any, Scene], Any]) -> Callable[[M
     """With a header in the base frame, if there is a ground."""
 
     def fill_or_none(make: MessageFactory, scene: Scene) -> Any:
-        if scene.ground is None:
-            return None
-        header = make.message_class("std_msgs/msg/Header")(
-            stamp=scene.header.stamp, frame_id=scene.grounds.base_frame
-        )
-        return fill(make, header, scene)
+        return None if scene.ground is None else fill(make, _base_header(make, scene), scene)
 
     return fill_or_none
+
+
+def _base_header(make: MessageFactory, scene: Scene) -> Any:
+    return make.message_class("std_msgs/msg/Header")(stamp=scene.header.stamp, frame_id=scene.grounds.base_frame)
+
+
+def _tracks(make: MessageFactory, scene: Scene) -> Any:
+    """In the base frame where x, y, z can be known, for that is what its readers draw and transform."""
+    header = scene.header if scene.ground is None else _base_header(make, scene)
+    return track_cloud(make, header, scene.frame, scene.located)
 
 
 OUTPUTS: dict[str, Output] = {
@@ -179,10 +195,7 @@ OUTPUTS: dict[str, Output] = {
     "instance_map": _image("16UC1", lambda scene: scene.frame.instance_map),
     "confidence": _image("mono8", lambda scene: scene.frame.confidence),
     "instances": Output("vision_msgs/msg/Detection2DArray", _instances),
-    "tracks": Output(
-        "sensor_msgs/msg/PointCloud2",
-        lambda make, scene: track_cloud(make, scene.header, scene.frame, scene.tracks),
-    ),
+    "tracks": Output("sensor_msgs/msg/PointCloud2", _tracks),
     "drivable_area": _image("mono8", lambda scene: scene.drivable),
     "overlay": _image("bgr8", lambda scene: scene.overlay),
 }
@@ -204,7 +217,9 @@ GROUND_OUTPUTS: dict[str, Output] = {
     ),
     "markers": Output(
         "visualization_msgs/msg/MarkerArray",
-        _in_metres(lambda make, header, s: markers(make, header, s.objects.values(), s.free_space, s.taxonomy)),
+        _in_metres(
+            lambda make, header, s: markers(make, header, s.objects.values(), s.located, s.free_space, s.taxonomy)
+        ),
     ),
 }
 """In metres, in the base frame: for images whose camera is calibrated, and sees ground. After the others."""

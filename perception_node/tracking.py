@@ -31,8 +31,10 @@ SPEED_SIGMA, BOX_NOISE = 4.0, 1.0
 its acceleration's spectral density. About DeepSORT's at 30 frames a second, but the first: parked cars pass quickly."""
 GROUND_SPEED_SIGMA, GROUND_NOISE = 10.0, 2.0
 """The same of positions, in metres: cars accelerate by some m/s² for about a second."""
+MAX_SPEED_SIGMA_M_S = 3.0
+"""A speed along either axis that is less sure than this is not known yet."""
 MAX_UNLOCATED_S = 1.0
-"""After so long without a position a speed in metres is not known any more."""
+"""After so long without a position nothing is known in metres any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,10 @@ class Track:
         hits: frames that it was seen in.
         age_s: seconds since the first of them.
         velocity_px_s: (x, y) of its box's centre in pixels a second; None until it was seen twice.
-        position_m: (x, y) of where it stands in metres, see `Tracker.locate`; None where it has not been located now.
-        velocity_m_s: (x, y) of that in metres a second; None until it was located twice.
+        position_m: (x, y) of where it stands in metres, see `Tracker.locate`; None where it was not located for
+            MAX_UNLOCATED_S.
+        velocity_m_s: (x, y) of that in metres a second; None until its standard deviation is MAX_SPEED_SIGMA_M_S.
+        velocity_sigma_m_s: (x, y) of that standard deviation; None with the velocity.
     """
 
     id: int
@@ -85,6 +89,7 @@ class Track:
     velocity_px_s: tuple[float, float] | None
     position_m: tuple[float, float] | None = None
     velocity_m_s: tuple[float, float] | None = None
+    velocity_sigma_m_s: tuple[float, float] | None = None
 
 
 class Tracker:
@@ -127,9 +132,8 @@ class Tracker:
                 ("hits", np.int64),
                 ("first_s", np.float64),
                 ("vote_weight", np.float64),
-                ("locations", np.int64),
                 ("located_s", np.float64),
-                ("ground", MOVING, (2,)),  # the filtered position at located_s
+                ("ground", MOVING, (2,)),  # the filtered position, at the newest frame's time
             ]
         )
         self._size: tuple[int, ...] = ()
@@ -163,31 +167,25 @@ class Tracker:
         self._rows = rows[np.argsort(self._tracks["id"][rows])]
         return self._relabel(frame, now, self._tracks[rows]), self._seen_tracks()
 
-    def locate(self, positions: Mapping[int, tuple[float, float, float]]) -> tuple[Track, ...]:
-        """Takes in where objects of the newest frame stand, as far as that is known.
+    def locate(self, positions: Mapping[int, np.ndarray]) -> tuple[Track, ...]:
+        """Takes in where objects of the newest frame stand, as far as that is known; not more than once a frame.
 
         Args:
-            positions: by the tracks' ids (x, y, sigma) in metres: a position on the ground, in the same axes every
-                time, and its standard deviation. Speeds are relative to those axes, the vehicle's where they are its.
+            positions: float (2, 2) by the tracks' ids: x and y in metres, a position on the ground in the same axes
+                every time, and their variances. Speeds are relative to those axes, the vehicle's where they are its.
 
         Returns:
             The tracks of the newest frame, with what is now known of their speeds.
         """
-        for row in self._rows:
-            track = self._tracks[row : row + 1]
-            position = positions.get(int(track["id"][0]))
-            if position is None:
-                continue
-            measured, variance = np.array([position[:2]]), np.full((1, 2), float(position[2]) ** 2)
-            unlocated_s = self._now_s - float(track["located_s"][0])
-            if track["locations"][0] and unlocated_s <= MAX_UNLOCATED_S:
-                predict(track["ground"], unlocated_s, np.full((1, 2), GROUND_NOISE**2))
-                track["ground"] = update(track["ground"], measured, variance)
-                track["locations"] += 1
-            else:
-                track["ground"] = start(measured, variance, np.full((1, 2), GROUND_SPEED_SIGMA**2))
-                track["locations"] = 1
-            track["located_s"] = self._now_s
+        rows = self._rows[np.isin(self._tracks["id"][self._rows], list(positions))]
+        located = self._tracks[rows]
+        measured = np.array([positions[id_] for id_ in located["id"].tolist()], np.float64).reshape(-1, 2, 2)
+        measured, variance = measured.swapaxes(0, 1)
+        first = start(measured, variance, GROUND_SPEED_SIGMA**2)
+        is_known = self._now_s - located["located_s"] <= MAX_UNLOCATED_S
+        located["ground"] = np.where(is_known[:, None], update(located["ground"], measured, variance), first)
+        located["located_s"] = self._now_s
+        self._tracks[rows] = located
         return self._seen_tracks()
 
     def _advance(self, size: tuple[int, ...], stamp_ns: int) -> None:
@@ -202,6 +200,7 @@ class Tracker:
             is_remembered = self._now_s - tracks["last_s"] <= self.options.max_lost_s + EPSILON_S
             self._tracks = tracks = tracks[is_remembered | (tracks["instance"] > 0)]
             predict(tracks["box"], seconds, (BOX_NOISE * scale(tracks["box"]["value"])) ** 2)
+            predict(tracks["ground"], seconds, GROUND_NOISE**2)
         self._size, self._stamp_ns = size, stamp_ns
 
     def _update(self, instances: Instances, track_of: np.ndarray) -> np.ndarray:
@@ -209,7 +208,7 @@ class Tracker:
         is_new = track_of < 0
         rows = np.where(is_new, len(self._tracks) + np.cumsum(is_new) - 1, track_of)
         begun = np.zeros(np.count_nonzero(is_new), self._dtype)
-        begun["first_s"] = self._now_s
+        begun["first_s"], begun["located_s"] = self._now_s, -np.inf
         tracks = np.concatenate([self._tracks, begun])
 
         tracks["instance"] = 0
@@ -269,7 +268,9 @@ def _track(track: np.void, now_s: float) -> Track:
     scores = track["votes"] / track["vote_weight"]
     likeliest = np.argsort(-scores, kind="stable").tolist()
     speed, ground = track["box"]["speed"][:2], track["ground"]
-    is_located = track["locations"] > 0 and track["located_s"] == now_s
+    speed_sigma = np.sqrt(ground["ss"])
+    is_located = now_s - track["located_s"] <= MAX_UNLOCATED_S
+    is_sure = is_located and (speed_sigma <= MAX_SPEED_SIGMA_M_S).all()
     return Track(
         id=int(track["id"]),
         class_scores=tuple((class_id, float(scores[class_id])) for class_id in likeliest if scores[class_id] > 0),
@@ -277,5 +278,6 @@ def _track(track: np.void, now_s: float) -> Track:
         age_s=float(now_s - track["first_s"]),
         velocity_px_s=tuple(speed.tolist()) if track["hits"] > 1 else None,
         position_m=tuple(ground["value"].tolist()) if is_located else None,
-        velocity_m_s=tuple(ground["speed"].tolist()) if is_located and track["locations"] > 1 else None,
+        velocity_m_s=tuple(ground["speed"].tolist()) if is_sure else None,
+        velocity_sigma_m_s=tuple(speed_sigma.tolist()) if is_sure else None,
     )

@@ -12,7 +12,8 @@ from perception_node.tracking import Track
 UINT32, FLOAT32 = 6, 7
 """Of sensor_msgs/PointField."""
 TRACK = np.dtype(
-    [(name, "<f4") for name in ("x", "y", "z", "vx", "vy", "u", "v", "width", "height", "du", "dv", "age", "score")]
+    [(name, "<f4") for name in ("x", "y", "z", "vx", "vy", "vx_sigma", "vy_sigma")]
+    + [(name, "<f4") for name in ("u", "v", "width", "height", "du", "dv", "age", "score")]
     + [(name, "<u4") for name in ("hits", "id", "class_id")]
 )
 """Position and speed on the ground, metres; the box's centre, size and speed in the image, pixels; seconds."""
@@ -23,7 +24,7 @@ def track_cloud(make: MessageFactory, header: Any, frame: PanopticFrame, tracks:
 
     Args:
         make: fills messages.
-        header: of the frame in which the tracks were located or, where none was, the image's.
+        header: of the frame that x, y, z are in or, where nothing is in metres, the image's.
         frame: the tracked frame.
         tracks: of its instances, in their order; none where they are not tracked.
     """
@@ -61,6 +62,7 @@ def _point(track: Track, segment: Segment) -> tuple:
         *(track.position_m or unknown),
         0.0 if track.position_m else np.nan,
         *(track.velocity_m_s or unknown),
+        *(track.velocity_sigma_m_s or unknown),
         *((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0),
         *(track.velocity_px_s or unknown),
         *(track.age_s, score, track.hits, track.id, class_id),

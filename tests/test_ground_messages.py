@@ -6,6 +6,7 @@ import pytest
 from perception_node.bags import typestore
 from perception_node.ground import BLOCKED, FOOT, NO_GROUND, DrivableGrid, FreeSpace
 from perception_node.ground_messages import (
+    ARROW,
     CUBE,
     DELETE_ALL,
     LIMIT,
@@ -23,6 +24,7 @@ from perception_node.mounting import Mounting
 from perception_node.objects import GroundedObject
 from perception_node.panoptic import PanopticFrame, Segment
 from perception_node.taxonomy import builtin_taxonomy
+from perception_node.tracking import Track
 
 CAMVID = builtin_taxonomy("camvid")
 GRID = DrivableGrid(np.array([[0, 100, -1], [-1, 0, 0]], np.int8), 0.5, (1.0, -0.5))
@@ -41,12 +43,14 @@ CAR = GroundedObject(
     left_right=(1.0, -0.5),
     height=1.4,
 )
+TRACK = Track(7, ((8, 0.75),), 9, 0.8, None, (12.0, -1.75), (-8.0, 6.0), (0.5, 0.25))
+UNSURE = Track(9, ((8, 0.75),), 1, 0.0, None, (12.0, -1.75))
 FILLS = {
     "grid": lambda make, header: occupancy_grid(make, header, GRID),
     "scan": lambda make, header: laser_scan(make, header, FREE),
     "points": lambda make, header: point_cloud(make, header, POINTS),
     "objects": lambda make, header: detections_3d(make, header, [CAR]),
-    "markers": lambda make, header: markers(make, header, [CAR], FREE, CAMVID),
+    "markers": lambda make, header: markers(make, header, [CAR], [TRACK, UNSURE], FREE, CAMVID),
 }
 
 
@@ -122,10 +126,12 @@ def test_objects(make, header):
 
 
 def test_markers(make, header):
-    first, box, label, line = FILLS["markers"](make, header).markers
+    first, box, label, arrow, line = FILLS["markers"](make, header).markers
     assert first.action == DELETE_ALL
     assert (box.ns, box.id, box.type, box.scale.y, box.scale.z) == ("objects", 7, CUBE, 1.5, 1.4)
-    assert label.text == "car 7: 12.2 ± 0.9 m"
+    assert label.text == "car 7: 12.2 ± 0.9 m, 10.0 m/s"
+    assert (arrow.ns, arrow.id, arrow.type) == ("velocities", 7, ARROW)
+    assert [(p.x, p.y) for p in arrow.points] == [(12.0, -1.75), (8.0, 1.25)]  # half a second's way
     assert [(round(p.x, 3), round(p.y, 3)) for p in line.points] == [
         (round(3 * np.cos(0.5), 3), round(-3 * np.sin(0.5), 3)),
         (round(7.5 * np.cos(0.5), 3), round(7.5 * np.sin(0.5), 3)),

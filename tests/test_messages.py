@@ -205,7 +205,7 @@ def test_tracks_are_a_table_of_points(make):
     frame = PanopticFrame.from_maps((instance_map > 0).astype(np.uint8), instance_map, np.full((2, 3), 255, np.uint8))
     tracks = (
         Track(7, ((1, 0.75),), 1, 0.0, None),
-        Track(9, ((1, 0.5),), 3, 0.25, (-8.0, 4.0), (12.5, -3.0), (0.5, -1.5)),
+        Track(9, ((1, 0.5),), 3, 0.25, (-8.0, 4.0), (12.5, -3.0), (0.5, -1.5), (2.0, 0.25)),
     )
     message = track_cloud(make, make.header(STAMP_NS, "cam"), frame, tracks)
     assert (message.height, message.width, message.row_step) == (1, 2, 2 * message.point_step)
@@ -224,6 +224,7 @@ def test_tracks_are_a_table_of_points(make):
     box = {"u": 2.0, "v": 0.5, "width": 2.0, "height": 1.0}
     assert known == {**box, "age": 0.0, "score": 0.75, "hits": 1, "id": 7, "class_id": 1}
     assert [second[name].item() for name in ("x", "y", "z", "vx", "vy")] == [12.5, -3.0, 0.0, 0.5, -1.5]
+    assert [second[name].item() for name in ("vx_sigma", "vy_sigma")] == [2.0, 0.25]
     assert [second[name].item() for name in ("u", "v", "du", "dv", "age", "id")] == [1.5, 1.5, -8.0, 4.0, 0.25, 9]
     assert track_cloud(make, make.header(STAMP_NS, "cam"), frame, ()).width == 0  # not tracked
 

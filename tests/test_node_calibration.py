@@ -9,11 +9,21 @@ pytest.importorskip("vision_msgs.msg", reason="needs vision_msgs")
 from geometry_msgs.msg import Quaternion, Transform, TransformStamped, Vector3  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from test_camera import camera_info  # noqa: E402
-from test_lifecycle import TIMEOUT_S, Publisher, make_node, send, set_parameter, settle, start  # noqa: E402, F401
+from test_lifecycle import (  # noqa: E402, F401
+    TIMEOUT_S,
+    Publisher,
+    counts,
+    make_node,
+    send,
+    set_parameter,
+    settle,
+    start,
+)
 
 from perception_node.mounting import Mounting  # noqa: E402
 from perception_node.node import TF_QOS, TF_STATIC_QOS, Scene  # noqa: E402
-from perception_node.topics import TF, TF_STATIC  # noqa: E402
+from perception_node.topics import OUTPUTS, TF, TF_STATIC  # noqa: E402
+from perception_node.tracking_messages import TRACK  # noqa: E402
 
 pytestmark = pytest.mark.ros
 INFO = camera_info(width=8, height=8, k=[8.0, 0, 3.5, 0, 8, 3.5, 0, 0, 1], d=[])
@@ -104,6 +114,29 @@ def test_the_mounting_is_changed_while_the_node_works(make_node, calibrations): 
     assert "mounting_pitch" in set_parameter(node, "mounting_pitch", 91.0)
     ask(node, 2)
     assert calibrations()[-1].mounting == Mounting.from_angles(2.0, np.radians(10))
+
+
+def test_speeds_are_measured_from_when_somebody_wants_them(make_node, monkeypatch):  # noqa: F811
+    """Nobody subscribes to what needs the ground in the first image; in the others the same car stands still."""
+    pytest.importorskip("scipy", reason="tracking needs scipy")
+    node = make_node(mounting_height=1.5, mounting_pitch=10.0)
+    outputs = start(node, **dict.fromkeys(OUTPUTS, 0) | {"class_map": 1})
+    node._calibration.take_camera_info(INFO)
+    with monkeypatch.context() as patch:
+        patch.delattr("perception_node.topics.connected_surface")
+        ask(node, 0)
+    outputs["tracks"].subscribers = outputs["markers"].subscribers = 1
+    for index in range(1, 9):
+        ask(node, index * 4 * 10**8)
+    assert counts(node) == {"received": 9, "processed": 9}
+    messages = list(outputs["tracks"].messages.queue)
+    assert [message.header.frame_id for message in messages] == ["base_link"] * 8
+    tracks = [np.frombuffer(bytes(message.data), TRACK)[0] for message in messages]
+    assert np.isfinite([track["x"] for track in tracks]).all()
+    assert np.isnan(tracks[0]["vx"])
+    assert (tracks[7]["vx"], tracks[7]["vy"], tracks[7]["hits"]) == (0, 0, 9)
+    markers = list(outputs["markers"].messages.queue)[7].markers
+    assert [marker.ns for marker in markers].count("velocities") == 1
 
 
 def test_the_mounting_from_tf(make_node, calibrations):  # noqa: F811

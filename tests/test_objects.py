@@ -8,7 +8,7 @@ from perception_node.device import open_device
 from perception_node.drivable import connected_surface
 from perception_node.ground import GridOptions, Ground
 from perception_node.mounting import Mounting
-from perception_node.objects import grounded_objects
+from perception_node.objects import grounded_objects, positions_to_follow
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import builtin_taxonomy
 
@@ -45,6 +45,19 @@ def test_a_car_ahead():
     pixel, pitch = 12 / 50, np.radians(0.3) * (12**2 + 1.5**2) / 1.5
     assert car.sigma == pytest.approx(np.hypot(pixel, pitch), rel=0.03)
     assert car.covariance[1, 1] == pytest.approx((np.hypot(12, 1.5) / 400) ** 2, rel=0.01)
+
+
+def test_the_middle_is_followed_of_what_the_image_does_not_cut_off_at_its_sides():
+    """Of the second the right half's foot is nearer; the last two are cut off."""
+    boxes = (130, 130, 190, 170, 8, 1), (200, 130, 230, 168, 8, 2), (230, 130, 260, 170, 8, 2)
+    found = objects_of(*boxes, (0, 130, 20, 160, 8, 3), (300, 130, 320, 160, 8, 4))
+    assert set(found) == {1, 2, 3, 4}
+    followed = positions_to_follow(found, 320)
+    assert set(followed) == {1, 2}
+    np.testing.assert_allclose(followed[1], [(13, 0), np.diag(found[1].covariance)], atol=0.02)
+    # The middle of 200 to 260 is 70 pixels to the right of the axis; its position is in the right half.
+    assert followed[2][0, 1] / (followed[2][0, 0] - 1) == pytest.approx(-70 / 400, rel=0.03)
+    assert -100 / 400 < found[2].position_xy[1] / (found[2].position_xy[0] - 1) < -71 / 400
 
 
 def test_the_wheels_count_not_the_bumper():

@@ -13,6 +13,7 @@ from perception_node.cli import main
 from perception_node.messages import MessageFactory
 from perception_node.mounting import Mounting
 from perception_node.topics import GROUND_OUTPUTS, OUTPUTS
+from perception_node.tracking_messages import TRACK
 
 MAKE = MessageFactory.rosbags(typestore())
 CAMERA = Camera(
@@ -88,7 +89,7 @@ def test_there_are_topics_in_metres(with_calibration):
     assert {name: len(messages[name]) for name in (*GROUND_OUTPUTS, *OUTPUTS) if name != "overlay"} == {
         name: 2 for name in (*GROUND_OUTPUTS, *OUTPUTS) if name != "overlay"
     }
-    for name in ("drivable_grid", "free_space", "points", "objects"):
+    for name in ("drivable_grid", "free_space", "points", "objects", "tracks"):
         header = messages[name][1].header
         assert (header.frame_id, header.stamp.nanosec) == ("base_link", 2), name
     cells = np.array(messages["drivable_grid"][0].data)
@@ -106,6 +107,10 @@ def test_there_are_topics_in_metres(with_calibration):
     (object_,) = messages["objects"][0].detections
     assert object_.id == detection.id
     assert object_.results[0].pose.pose.position.x == pytest.approx(1.5 / np.tan(down), rel=0.02)
+    (track,) = np.frombuffer(bytes(messages["tracks"][1].data), TRACK)
+    middle = object_.bbox.center.position
+    assert (track["x"], track["y"], track["z"]) == (pytest.approx(middle.x), pytest.approx(middle.y), 0)
+    assert np.isnan(track["vx"])  # of two images, a nanosecond apart
 
 
 def test_image_space_outputs_do_not_depend_on_a_calibration(tmp_path):
@@ -123,6 +128,11 @@ def test_image_space_outputs_do_not_depend_on_a_calibration(tmp_path):
     )
     assert boxes == others != []
     assert plain["instances"][0].detections[0].results[0].pose.covariance[0] == -1
+    tracks = [messages["tracks"][0] for messages in (plain, calibrated)]
+    assert [message.header.frame_id for message in tracks] == ["cam", "base_link"]
+    (one,), (other,) = (np.frombuffer(bytes(message.data), TRACK) for message in tracks)
+    assert all(np.isnan(one[name]) for name in ("x", "y", "z", "vx", "vy"))
+    assert [one[name] for name in ("u", "v", "id")] == [other[name] for name in ("u", "v", "id")]
 
 
 def test_a_camera_that_sees_no_ground_costs_only_the_metres(tmp_path):

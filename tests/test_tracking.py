@@ -269,18 +269,47 @@ def test_velocity_in_metres_where_positions_are_known():
     tracker = make_tracker()
     for index in range(8):
         tracker(frame_of(*row("aa....bb")), index * STEP_NS)
-        a, b = tracker.locate({1: (10 + 0.5 * index, -0.2 * index, 0.1)})
+        a, b = tracker.locate(standing_at(10 + 0.5 * index, -0.2 * index))
         assert a.velocity_px_s is None or a.velocity_px_s == pytest.approx((0, 0), abs=0.1)
         assert (a.velocity_m_s is None) == (index == 0)
         assert b.velocity_m_s is None
     assert a.velocity_m_s == pytest.approx((5, -2), abs=0.1)
 
 
+def standing_at(x, y, sigma=0.1):
+    return {1: np.array([[x, y], [sigma**2, sigma**2]])}
+
+
 def test_positions_that_were_missing_for_long_say_nothing_of_speed():
     tracker = make_tracker()
     for seconds, is_known in ((0.0, False), (0.5, True), (1.0, True), (2.5, False), (3.0, True)):
         tracker(frame_of(*row("aa......")), int(seconds * 1e9))
-        (track,) = tracker.locate({1: (10.0, seconds, 0.1)})
+        (track,) = tracker.locate(standing_at(10.0, seconds))
+        assert (track.velocity_m_s is not None) == is_known
+
+
+def test_who_is_not_located_moves_on_for_a_second():
+    """At 5 m/s ahead, from 2 m on; its speed is less sure by the acceleration's noise, 2² m²/s³."""
+    tracker, found = make_tracker(), []
+    for index in range(18):
+        tracker(frame_of(*row("aa......")), index * STEP_NS)
+        found += tracker.locate(standing_at(0.5 * index, 0.0, 0.01) if index <= 4 else {})
+    for index in range(4, 15):
+        assert found[index].position_m == pytest.approx((0.5 * index, 0), abs=0.02)
+        assert found[index].velocity_m_s == pytest.approx((5, 0), abs=0.02)
+    growth = np.square(found[14].velocity_sigma_m_s) - np.square(found[4].velocity_sigma_m_s)
+    np.testing.assert_allclose(growth, 2**2 * 1.0, rtol=1e-6)
+    assert (found[15].position_m, found[15].velocity_m_s, found[15].velocity_sigma_m_s) == (None, None, None)
+
+
+def test_a_speed_that_is_not_sure_is_not_known():
+    """Of two positions a tenth of a second apart, each known to 0.25 m, or to 0.2 m: 3.4 m/s, 2.8 m/s."""
+    for sigma, is_known in ((0.25, False), (0.2, True)):
+        tracker = make_tracker()
+        for index in range(2):
+            tracker(frame_of(*row("aa......")), index * STEP_NS)
+            (track,) = tracker.locate(standing_at(10.0, 0.0, sigma))
+        assert track.position_m == pytest.approx((10, 0))
         assert (track.velocity_m_s is not None) == is_known
 
 

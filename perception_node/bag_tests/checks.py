@@ -21,7 +21,7 @@ DEFAULT_TOLERANCES = {
     "bbox": 0.5,
     **dict.fromkeys((f"tracks.{name}" for name in ("u", "v", "width", "height", "du", "dv")), 0.5),
     **dict.fromkeys(("pose", "points", "ranges", "objects.bbox"), 0.05),
-    **dict.fromkeys((f"tracks.{name}" for name in ("x", "y", "vx", "vy")), 0.05),
+    **dict.fromkeys((f"tracks.{name}" for name in ("x", "y", "vx", "vy", "vx_sigma", "vy_sigma")), 0.05),
 }
 """Scores; pixels, and pixels a second; metres, and metres a second."""
 PIXELS = "pixels"

@@ -6,7 +6,7 @@ Where an entity lies says what it is of:
     vehicle/CAMERA                   the camera's pose and lens; CAMERA is the frame_id of its images
     vehicle/CAMERA/image
     vehicle/CAMERA/NODE/...          what a node says of the image, in pixels
-    vehicle/NODE/...                 what it says in metres
+    vehicle/NODE/...                 what it says in metres; tracks are in both
     timings/NODE/STAGE               milliseconds
 
 Every entity is at its message's stamp, on one timeline.
@@ -21,6 +21,7 @@ import rerun as rr
 
 from perception_node.calibration_input import Calibration, CalibrationInput, CalibrationOptions
 from perception_node.errors import BadCalibration, BadImage
+from perception_node.ground_messages import ARROW_S
 from perception_node.labels import known_category
 from perception_node.messages import camera_image
 from perception_node.panoptic import UNLABELLED
@@ -30,12 +31,14 @@ from perception_node.tracking_messages import TRACK
 from perception_node.visualize import DRIVABLE_BGR
 
 TIMELINE = "stamp"
+TRACKS = "tracks"
 VEHICLE, TIMINGS = "vehicle", "timings"
 _JPEG_QUALITY = 85
 _CLASSES_OPACITY, _GRID_OPACITY = 0.4, 0.7
 _FRUSTUM_M = 2.0
 """How far in front of the camera its image is shown."""
-_ARROW_S = 0.5
+_ABOVE_M = 0.05
+"""How high over the ground, and so over the grid, lines on it are drawn."""
 _FLAT_M = 0.1
 """What is drawn of a box's side that is not seen."""
 _GRID_RGBA = {0: (60, 200, 90, 255), 100: (200, 70, 60, 255)}
@@ -80,6 +83,7 @@ class Entities:
         self._calibrations = CalibrationInput(calibration)
         self._calibrated: dict[str, Calibration] = {}
         self._topic_of: dict[str, str] = {}
+        self._camera_of: dict[str, str] = {}  # of nodes
         self._categories: dict[str, Mapping[int, Category]] = {}
         self._annotated: dict[str, Mapping[int, Category]] = {}
         self._shown: dict[str, dict[Any, None]] = {name: {} for name in Shown._fields}
@@ -124,8 +128,11 @@ class Entities:
             self._categories[node] = {
                 entry.class_id: known_category(entry.class_id, entry.class_name) for entry in message.class_map
             }
+        elif name == TRACKS:
+            self._at(message.header.stamp)
+            self._tracks(node, message)
         elif name in _IN_PIXELS:
-            camera = self._camera(message.header)
+            camera = self._camera_of[node] = self._camera(message.header)
             self._at(message.header.stamp)
             _IN_PIXELS[name](self, f"{VEHICLE}/{camera}/{node}/{name}", node, message)
             self._shown["in_pixels"][camera, node] = None
@@ -193,26 +200,6 @@ class Entities:
             ),
         )
 
-    def _tracks(self, entity: str, node: str, message: Any) -> None:
-        """Where each object's middle is; the view shows the last seconds' too. An arrow is half a second's way."""
-        tracks = _points(message)
-        middles, speeds = (np.stack([tracks[a], tracks[b]], 1) for a, b in (("u", "v"), ("du", "dv")))
-        moves = np.isfinite(speeds).all(1)
-        self._recording.log(
-            entity,
-            rr.Points2D(middles + 0.5, class_ids=tracks["id"], radii=rr.Radius.ui_points(2.5), show_labels=False),
-        )
-        self._recording.log(
-            f"{entity}/velocity",
-            rr.Arrows2D(
-                origins=middles[moves] + 0.5,
-                vectors=speeds[moves] * _ARROW_S,
-                class_ids=tracks["id"][moves],
-                radii=rr.Radius.ui_points(1.5),
-                show_labels=False,
-            ),
-        )
-
     def _overlay(self, entity: str, node: str, message: Any) -> None:
         self._log_jpeg(entity, camera_image(message).bgr())
 
@@ -243,7 +230,7 @@ class Entities:
     def _free_space(self, entity: str, node: str, message: Any) -> None:
         ranges = np.asarray(message.ranges, np.float32)
         angles = message.angle_min + np.arange(len(ranges)) * message.angle_increment
-        edge = np.stack([ranges * np.cos(angles), ranges * np.sin(angles), np.full(len(ranges), 0.05)], 1)
+        edge = np.stack([ranges * np.cos(angles), ranges * np.sin(angles), np.full(len(ranges), _ABOVE_M)], 1)
         edge = edge[np.isfinite(ranges)]
         self._recording.log(entity, rr.LineStrips3D([edge] if len(edge) > 1 else [], colors=[DRIVABLE_BGR[::-1]]))
 
@@ -262,6 +249,33 @@ class Entities:
                 fill_mode="transparentfillmajorwireframe",
             ),
         )
+
+    # ---- in both ----
+
+    def _tracks(self, node: str, message: Any) -> None:
+        """Where each object's middle is; the view shows the last seconds' too. An arrow is half a second's way."""
+        tracks = _points(message)
+        # Where they are in metres too, the header names the base frame: of which camera they are, other messages say.
+        camera = self._camera_of.get(node, self._camera(message.header))
+        if camera in self._shown["cameras"] or node in self._camera_of:
+            middles, speeds = _table(tracks, "u", "v") + 0.5, _table(tracks, "du", "dv")
+            marks = {"radii": rr.Radius.ui_points(2.5), "show_labels": False}
+            entity = f"{VEHICLE}/{camera}/{node}/{TRACKS}"
+            self._recording.log(entity, rr.Points2D(middles, class_ids=tracks["id"], **marks))
+            self._log_arrows(rr.Arrows2D, entity, middles, speeds, tracks["id"])
+            self._shown["in_pixels"][camera, node] = None
+        places, speeds = _table(tracks, "x", "y", "z"), _table(tracks, "vx", "vy")
+        if np.isfinite(places).any() or node in self._shown["in_metres"]:
+            entity = f"{VEHICLE}/{node}/{TRACKS}"
+            places[:, 2] += _ABOVE_M
+            self._log_arrows(rr.Arrows3D, entity, places, np.pad(speeds, ((0, 0), (0, 1))), tracks["id"])
+            self._shown["in_metres"][node] = None
+
+    def _log_arrows(self, archetype: type, entity: str, starts: np.ndarray, speeds: np.ndarray, ids: Any) -> None:
+        moves = np.isfinite(speeds).all(1)
+        arrows = {"origins": starts[moves], "vectors": speeds[moves] * ARROW_S, "class_ids": ids[moves]}
+        radii = rr.Radius.ui_points(1.5)
+        self._recording.log(f"{entity}/velocity", archetype(**arrows, radii=radii, show_labels=False))
 
     # ---- what they have in common ----
 
@@ -325,7 +339,6 @@ _IN_PIXELS: dict[str, _Show] = {
     "instance_map": Entities._instance_map,
     "drivable_area": Entities._drivable_area,
     "instances": Entities._instances,
-    "tracks": Entities._tracks,
     "overlay": Entities._overlay,
 }
 _IN_METRES: dict[str, _Show] = {
@@ -333,7 +346,7 @@ _IN_METRES: dict[str, _Show] = {
     "free_space": Entities._free_space,
     "objects": Entities._objects,
 }
-NODE_TOPICS = {LABEL_INFO, *_IN_PIXELS, *_IN_METRES}
+NODE_TOPICS = {LABEL_INFO, TRACKS, *_IN_PIXELS, *_IN_METRES}
 """Names of topics under a node's own that are shown."""
 
 
@@ -366,6 +379,11 @@ def _points(message: Any) -> np.ndarray:
             "point_step", f"{message.point_step}, {data.size} bytes in all; expected: {TRACK.itemsize} a track"
         )
     return data.view(TRACK)
+
+
+def _table(tracks: np.ndarray, *names: str) -> np.ndarray:
+    """float32 (N, names)."""
+    return np.stack([tracks[name] for name in names], 1)
 
 
 def _closed(outline: np.ndarray) -> np.ndarray:

@@ -24,6 +24,8 @@ from perception_node.ground_messages import laser_scan, occupancy_grid  # noqa: 
 from perception_node.messages import MessageFactory  # noqa: E402
 from perception_node.panoptic import PanopticFrame  # noqa: E402
 from perception_node.taxonomy import builtin_taxonomy  # noqa: E402
+from perception_node.tracking import Track  # noqa: E402
+from perception_node.tracking_messages import track_cloud  # noqa: E402
 from perception_node.view.entities import Entities  # noqa: E402
 from perception_node.view.layout import layout  # noqa: E402
 from perception_node.view.messages import cameras_of, nodes_of  # noqa: E402
@@ -64,10 +66,17 @@ def street_messages(n: int) -> list[tuple[str, object]]:
             ("/perception_node/instance_map", make.image(header, instance_map, "16UC1")),
             ("/perception_node/drivable_area", make.image(header, (class_map == ROAD).view(np.uint8) * 255, "mono8")),
             ("/perception_node/instances", make.instances(header, frame)),
+            ("/perception_node/tracks", track_cloud(make, base, frame, [car(index)])),
             ("/perception_node/drivable_grid", occupancy_grid(make, base, DrivableGrid(cells, 0.5, (2.0, -1.0)))),
             ("/perception_node/free_space", laser_scan(make, base, free)),
         ]
     return messages
+
+
+def car(index: int) -> Track:
+    """Its speed in metres is known from the third image on."""
+    speeds = ((-4.0, 2.0), (0.5, 0.5)) if index > 1 else (None, None)
+    return Track(7, ((CAR, 0.9),), 1 + index, 0.1 * index, (10.0, 0.0), (8.0, 1.0), *speeds)
 
 
 @pytest.fixture
@@ -115,6 +124,13 @@ def test_a_bag_is_written_as_entities_that_hold_what_it_holds(bag: Path, tmp_pat
     (strip,) = found[f"{NODE}/instance_map", "strips"][0]
     assert np.min(strip, 0).tolist() == [20.5, 20.5]
     assert np.max(strip, 0).tolist() == [35.5, 29.5]
+
+    # Half a second's way; the tracks' header names the base frame, what they are of the camera's other messages.
+    assert found[f"{NODE}/tracks", "positions"][0] == [[28.5, 25.5]]
+    assert found[f"{NODE}/tracks/velocity", "vectors"][0] == [[5.0, 0.0]]
+    in_metres = "vehicle/perception_node/tracks/velocity"
+    assert found[in_metres, "vectors"] == [[], []] + [[[-2.0, 1.0, 0.0]]] * 3
+    assert found[in_metres, "origins"][2] == [[8.0, 1.0, pytest.approx(0.05)]]
 
     grid = np.asarray(found["vehicle/perception_node/drivable_grid", "data"][0][0], np.uint8).reshape(2, 3, 4)
     assert grid[1, :2, :3].argmax(1).tolist() == [1, 0]  # green is free, red occupied, in the lowest row

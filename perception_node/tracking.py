@@ -182,7 +182,7 @@ class Tracker:
         measured = np.array([positions[id_] for id_ in located["id"].tolist()], np.float64).reshape(-1, 2, 2)
         measured, variance = measured.swapaxes(0, 1)
         first = start(measured, variance, GROUND_SPEED_SIGMA**2)
-        is_known = self._now_s - located["located_s"] <= MAX_UNLOCATED_S
+        is_known = self._now_s - located["located_s"] <= MAX_UNLOCATED_S + EPSILON_S
         located["ground"] = np.where(is_known[:, None], update(located["ground"], measured, variance), first)
         located["located_s"] = self._now_s
         self._tracks[rows] = located
@@ -269,7 +269,7 @@ def _track(track: np.void, now_s: float) -> Track:
     likeliest = np.argsort(-scores, kind="stable").tolist()
     speed, ground = track["box"]["speed"][:2], track["ground"]
     speed_sigma = np.sqrt(ground["ss"])
-    is_located = now_s - track["located_s"] <= MAX_UNLOCATED_S
+    is_located = now_s - track["located_s"] <= MAX_UNLOCATED_S + EPSILON_S
     is_sure = is_located and (speed_sigma <= MAX_SPEED_SIGMA_M_S).all()
     return Track(
         id=int(track["id"]),

@@ -37,6 +37,7 @@ from perception_node.topics import (
     ALL_OUTPUTS,
     CAMERA_INFO,
     DIAGNOSTICS,
+    GROUND_OUTPUTS,
     IMAGE,
     LABEL_INFO,
     NODE,
@@ -335,6 +336,19 @@ class PerceptionNode(LifecycleNode):
     def _metric_problem(self) -> BadCalibration | None:
         return self._calibration_problem or (self._grounds and self._grounds.problem)
 
+    def _metric_warnings(self) -> list[tuple[Level, str]]:
+        """A wrong calibration is one, and a missing one if somebody waits for what needs it."""
+        problem = self._metric_problem()
+        waiting = [
+            f"~/{name}"
+            for name, _, publisher in self._outputs
+            if name in GROUND_OUTPUTS and self._settings[PUBLISH + name] and publisher.get_subscription_count()
+        ]
+        if problem is None or (isinstance(problem, MissingCalibration) and not waiting):
+            return []
+        subscribed = f"; subscribed: {', '.join(waiting)}" if waiting else ""
+        return [(Level.WARN, f"no outputs in metres: {problem}{subscribed}")]
+
     def _make_tracker(self) -> None:
         """On the CPU, wherever the network runs: it works on maps that are there, on the thread that makes messages."""
         device, next_id = open_device("cpu", self._settings["threads"]), self._tracker.next_id if self._tracker else 1
@@ -367,10 +381,7 @@ class PerceptionNode(LifecycleNode):
         topic = self._image_topic()
         level, message = Level.OK, self.state
         if self.state == ACTIVE:
-            problem = self._metric_problem()
-            is_wrong = problem is not None and not isinstance(problem, MissingCalibration)
-            more = [(Level.WARN, f"no outputs in metres: {problem}")] if is_wrong else []
-            level, message = self._figures.health(topic, self._settings["camera_timeout"], more)
+            level, message = self._figures.health(topic, self._settings["camera_timeout"], self._metric_warnings())
         values = {
             "state": self.state,
             **self._figures.values(),

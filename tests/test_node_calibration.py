@@ -69,6 +69,20 @@ def test_without_a_calibration_all_but_metres_is_there(make_node, calibrations):
     assert values["calibration"].startswith("camera_info: none yet; expected: the topic")
 
 
+def test_who_waits_for_metres_without_a_calibration_is_warned(make_node):  # noqa: F811
+    node = make_node()
+    outputs = start(node)
+    ask(node, 1)
+    assert diagnostics(node)[0] == OK
+    outputs["drivable_grid"].subscribers = outputs["markers"].subscribers = 1
+    level, message, _ = diagnostics(node)
+    assert level == WARN
+    assert message.startswith("no outputs in metres: camera_info: none yet; expected: ")
+    assert message.endswith("; subscribed: ~/drivable_grid, ~/markers")
+    set_parameter(node, "publish.markers", False)
+    assert diagnostics(node)[1].endswith("; subscribed: ~/drivable_grid")
+
+
 def test_a_late_and_changing_camera_info(make_node, calibrations):  # noqa: F811
     node = make_node(mounting_height=1.5, mounting_pitch=3.0)
     start(node)

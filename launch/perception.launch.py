@@ -4,16 +4,19 @@
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.launch_context import LaunchContext
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 
 from perception_node.cameras import read_cameras
 from perception_node.dds import profile_variable, use_image_profile
-from perception_node.topics import NODE, OUTPUTS
+from perception_node.errors import UserError
+from perception_node.topics import ALL_OUTPUTS, NODE
 
 HERE = Path(__file__).resolve().parent
 RESPAWN_DELAY_S = 2.0
@@ -74,17 +77,18 @@ ARGUMENTS = (
 def start(context: LaunchContext) -> list[Node]:
     """What runs, of the arguments' values."""
     values = {argument.name: context.launch_configurations[argument.name] for argument in ARGUMENTS}
-    _set_profile(values["dds_profile"])
+    _set_profile(values)
     cameras = read_cameras(values["cameras"]) if values["cameras"] else ()
+    words = ("model", "device", "engine", "image_transport")
     parameters = {
-        **{name: values[name] for name in ("model", "device", "engine", "image_transport")},
+        **{name: ParameterValue(values[name], value_type=str) for name in words},  # a folder may be called 5
         "autostart": values["autostart"] == "true",
         "use_sim_time": values["use_sim_time"] == "true",
     }
     common = {
         "package": "perception_node",
         "executable": "perception_node",
-        "parameters": [parameters, *([values["params_file"]] if values["params_file"] else [])],
+        "parameters": [parameters, *([_file("params_file", values)] if values["params_file"] else [])],
         "output": "screen",
         "respawn": values["respawn"] == "true",
         "respawn_delay": RESPAWN_DELAY_S,
@@ -103,28 +107,39 @@ def start(context: LaunchContext) -> list[Node]:
     if values["rviz"] == "true":
         shown = "/".join(part for part in (namespace, cameras[0].name if cameras else "") if part)
         image = cameras[0].remap["image"] if cameras else values["image"]
-        nodes.append(_rviz(shown, image, parameters["use_sim_time"]))
+        # First: where it is not installed launch gives up, and would leave behind what it has already started.
+        nodes.insert(0, _rviz(shown, image, parameters["use_sim_time"]))
     return nodes
 
 
-def _set_profile(profile: str) -> None:
+def _file(argument: str, values: Mapping[str, str]) -> str:
+    """The path that an argument names. launch_ros and Fast DDS would go on without what is not there."""
+    path = Path(values[argument]).expanduser().resolve()
+    if not path.is_file():
+        raise UserError(f"{argument}: {path}: there is no such file")
+    return str(path)
+
+
+def _set_profile(values: Mapping[str, str]) -> None:
     """For all processes of this launch, those of others' launch files too."""
-    if profile == "auto":
+    if values["dds_profile"] == "auto":
         use_image_profile()
-    elif profile != "none":
-        os.environ[profile_variable()] = str(Path(profile).expanduser().resolve())
+    elif values["dds_profile"] != "none":
+        os.environ[profile_variable()] = _file("dds_profile", values)
 
 
 def _rviz(namespace: str, image: str, use_sim_time: bool) -> Node:
     """RViz, with the topics of its configuration where those of the (first) camera are."""
     root = f"/{namespace}" if namespace else ""
     image = image if image.startswith("/") else f"{root}/{image}"
-    topics = [*OUTPUTS, "drivable_grid", "free_space", "points", "objects", "markers"]
     return Node(
         package="rviz2",
         executable="rviz2",
         arguments=["-d", str(HERE / "perception.rviz")],
-        remappings=[("/image", image), *((f"/{NODE}/{topic}", f"{root}/{NODE}/{topic}") for topic in topics if root)],
+        remappings=[
+            ("/image", image),
+            *((f"/{NODE}/{topic}", f"{root}/{NODE}/{topic}") for topic in ALL_OUTPUTS if root),
+        ],
         parameters=[{"use_sim_time": use_sim_time}],
     )
 

@@ -2,7 +2,8 @@
 
 ros2 launch perception_node replay.launch.py bag:=drive image:=/front/image_raw out:=out/replayed
 
-The bag plays when the node is active; when it ends, all ends.
+The bag plays when the node is active, or all nodes of several cameras are; when it ends, all ends. Arguments that are
+not declared here are those of perception.launch.py.
 """
 
 from pathlib import Path
@@ -22,34 +23,27 @@ from launch.events import Shutdown
 from launch.launch_context import LaunchContext
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
+from perception_node.cameras import read_cameras
 from perception_node.topics import NODE
 
 HERE = Path(__file__).resolve().parent
-PASSED_ON = ("image", "camera_info", "image_transport", "model", "device", "engine", "params_file", "rviz")
+ACTIVE = b"active: waiting for"  # what a node says then, at the level info
 ARGUMENTS = (
     DeclareLaunchArgument("bag", description="The rosbag2 to play."),
     DeclareLaunchArgument("out", default_value="", description="The bag to record to; empty: none."),
     DeclareLaunchArgument("rate", default_value="1.0", description="Of the recorded pace."),
-    DeclareLaunchArgument("image", default_value="image", description="The topic of the images in the bag."),
-    DeclareLaunchArgument("camera_info", default_value="camera_info", description="The topic of their calibration."),
+    DeclareLaunchArgument("use_sim_time", default_value="true", choices=["true"], description="It is the bag's time."),
     DeclareLaunchArgument(
-        "image_transport",
-        default_value="raw",
-        choices=["raw", "compressed"],
-        description="compressed takes JPEG or PNG from IMAGE/compressed.",
+        "respawn", default_value="false", choices=["true", "false"], description="Start the process again if it ends."
     ),
-    DeclareLaunchArgument("model", default_value="camvid_lite0", description="Model folder, or a shipped one's name."),
-    DeclareLaunchArgument("device", default_value="cpu", choices=["cpu", "cuda"], description="What computes."),
-    DeclareLaunchArgument("engine", default_value="auto", description="What runs the network."),
-    DeclareLaunchArgument("params_file", default_value="", description="YAML file of further parameters."),
-    DeclareLaunchArgument("rviz", default_value="false", choices=["true", "false"], description="Open RViz."),
+    DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info"], description="debug or info."),
 )
-RECORDED = rf"/(.*/)?{NODE}/.*|/diagnostics|/tf|/tf_static"
+RECORDED = rf"^(/.*)?/{NODE}/[^/]+$|^/diagnostics$|^/tf(_static)?$"  # not compressed what is there uncompressed
 
 
-def start(context: LaunchContext) -> list[Any]:
-    """The node and, once it is active, player and recorder."""
-    values = {argument.name: context.launch_configurations[argument.name] for argument in ARGUMENTS}
+def play_when_active(context: LaunchContext) -> list[Any]:
+    """Player and recorder, once all nodes are active."""
+    values = context.launch_configurations
     play = ExecuteProcess(
         cmd=["ros2", "bag", "play", values["bag"], "--clock", "100", "--rate", values["rate"]], output="screen"
     )
@@ -57,26 +51,23 @@ def start(context: LaunchContext) -> list[Any]:
         cmd=["ros2", "bag", "record", "--use-sim-time", "-s", "mcap", "-o", values["out"], "--regex", RECORDED],
         output="screen",
     )
-    started = []
+    awaited = len(read_cameras(values["cameras"])) if values["cameras"] else 1
 
-    def play_when_active(event: Any) -> list[Any] | None:
-        if started or b"active: waiting for" not in event.text:
+    def on_output(event: Any) -> list[Any] | None:
+        nonlocal awaited
+        if awaited <= 0:
             return None
-        started.append(True)
-        return [*([record] if values["out"] else []), play]
+        awaited -= event.text.count(ACTIVE)
+        return None if awaited > 0 else [*([record] if values["out"] else []), play]
 
-    passed_on = {name: values[name] for name in PASSED_ON}
     return [
-        RegisterEventHandler(OnProcessIO(on_stdout=play_when_active, on_stderr=play_when_active)),
+        RegisterEventHandler(OnProcessIO(on_stdout=on_output, on_stderr=on_output)),
         RegisterEventHandler(
             OnProcessExit(target_action=play, on_exit=[EmitEvent(event=Shutdown(reason="the bag ended"))])
-        ),
-        IncludeLaunchDescription(
-            PythonLaunchDescriptionSource(str(HERE / "perception.launch.py")),
-            launch_arguments={**passed_on, "use_sim_time": "true", "respawn": "false"}.items(),
         ),
     ]
 
 
 def generate_launch_description() -> LaunchDescription:
-    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=start)])
+    node = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "perception.launch.py")))
+    return LaunchDescription([*ARGUMENTS, node, OpaqueFunction(function=play_when_active)])

@@ -1,21 +1,19 @@
-"""Launch files, files of cameras, RViz and Foxglove: read as text always, run where the launch library is installed."""
+"""Launch files and files of cameras: read as text always, run where the launch library is installed."""
 
 import ast
-import json
+import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-import yaml
 
 from perception_node.cameras import read_cameras
 from perception_node.errors import UserError
 from perception_node.paths import shipped
-from perception_node.topics import NODE, OUTPUTS
+from perception_node.topics import ALL_OUTPUTS, NODE
 
 LAUNCH = shipped("launch")
 PYTHON_FILES = sorted(LAUNCH.glob("*.launch.py"))
-GROUND_OUTPUTS = ("drivable_grid", "free_space", "points", "objects", "markers")
 
 
 def declared(path):
@@ -40,11 +38,15 @@ def test_every_argument_is_described_and_only_footage_is_required(path):
     assert required == {"demo.launch.py": {"source"}, "replay.launch.py": {"bag"}}.get(path.name, set())
 
 
-def test_what_is_passed_on_exists():
+def test_what_is_declared_again_is_declared_there():
+    """The others include perception.launch.py with its arguments, and declare only what is otherwise with them."""
     main = set(declared(LAUNCH / "perception.launch.py"))
-    for name in ("demo.launch.py", "replay.launch.py"):
-        own = set(declared(LAUNCH / name)) - {"source", "bag", "out", "rate"}
-        assert own <= main
+    again = {
+        "demo.launch.py": {"cameras", "image_transport", "rviz"},
+        "replay.launch.py": {"use_sim_time", "respawn", "log_level"},
+    }
+    for name, expected in again.items():
+        assert set(declared(LAUNCH / name)) & main == expected
 
 
 def test_the_xml_twin_has_the_same_arguments_and_defaults():
@@ -61,28 +63,6 @@ def test_the_xml_twin_has_the_same_arguments_and_defaults():
     assert arguments.items() <= defaults.items()
     used = {word for node in tree.iter() for value in node.attrib.values() for word in [value] if "$(var" in word}
     assert used == {f"$(var {name})" for name in arguments}
-
-
-def test_rviz_and_foxglove_show_topics_that_the_node_has():
-    known = {f"/{NODE}/{topic}" for topic in (*OUTPUTS, *GROUND_OUTPUTS)}
-    displays = yaml.safe_load((LAUNCH / "perception.rviz").read_text())["Visualization Manager"]["Displays"]
-    topics = {display["Topic"]["Value"] for display in displays if "Topic" in display}
-    assert {"/image", f"/{NODE}/overlay", f"/{NODE}/markers", f"/{NODE}/drivable_grid"} <= topics
-    assert topics - {"/image"} <= known
-    assert {display["Class"].rpartition("/")[2] for display in displays} >= {
-        "Grid",
-        "TF",
-        "Image",
-        "Map",
-        "MarkerArray",
-    }
-    layout = json.loads((LAUNCH / "foxglove.json").read_text())
-    panels = set(layout["configById"])
-    text = json.dumps(layout["layout"])
-    assert all(f'"{panel}"' in text for panel in panels)
-    for panel in layout["configById"].values():
-        shown = {*panel.get("topics", {}), panel.get("imageMode", {}).get("imageTopic", "/image")}
-        assert shown - {"/image"} <= known
 
 
 CAMERAS = """
@@ -154,10 +134,10 @@ def executables(**arguments):
     ("arguments", "expected"),
     [
         ({}, ["perception_node"]),
-        ({"rviz": "true", "namespace": "car"}, ["perception_node", "rviz2"]),
+        ({"rviz": "true", "namespace": "car"}, ["rviz2", "perception_node"]),
         ({"cameras": "cameras.yaml"}, ["perception_node"]),
         ({"cameras": "cameras.yaml", "processes": "each"}, ["perception_node", "perception_node"]),
-        ({"cameras": "cameras.yaml", "rviz": "true"}, ["perception_node", "rviz2"]),
+        ({"cameras": "cameras.yaml", "rviz": "true"}, ["rviz2", "perception_node"]),
     ],
 )
 def test_what_the_arguments_start(tmp_path, monkeypatch, arguments, expected):
@@ -170,7 +150,49 @@ def test_what_the_arguments_start(tmp_path, monkeypatch, arguments, expected):
 def test_the_description_can_be_made(path):
     description = load(path.name).generate_launch_description()
     names = {argument.name for argument in description.get_launch_arguments()}
-    assert names >= set(declared(path))
+    assert names == set(declared(path)) | set(declared(LAUNCH / "perception.launch.py"))
+
+
+@pytest.mark.parametrize("argument", ["params_file", "dds_profile", "cameras"])
+def test_files_that_are_not_there_are_refused(tmp_path, argument):
+    pytest.importorskip("launch_ros", reason="needs launch and launch_ros, which PyPI lacks")
+    with pytest.raises(UserError, match=r"nope\.yaml: there is no such file"):
+        executables(**{argument: tmp_path / "nope.yaml"})
+
+
+def test_what_is_recorded():
+    recorded = re.compile(load("replay.launch.py").RECORDED)  # rosbag2 looks for it anywhere in the topic's name
+    for topic in ALL_OUTPUTS:
+        assert recorded.search(f"/{NODE}/{topic}")
+        assert recorded.search(f"/car/front/{NODE}/{topic}")
+        assert not recorded.search(f"/{NODE}/{topic}/compressed")
+    assert all(recorded.search(topic) for topic in ("/diagnostics", "/tf", "/tf_static"))
+    assert not any(
+        recorded.search(topic) for topic in ("/front/image_raw", "/diagnostics_agg", "/car/tf", f"/x{NODE}/y")
+    )
+
+
+@pytest.mark.parametrize(
+    ("cameras", "output", "starts"),
+    [
+        ("", [b"configured", b"active: waiting for /image", b"active: waiting for /image"], [0, 1, 0]),
+        (CAMERAS, [b"active: waiting for /a", b"other", b"active: waiting for /b"], [0, 0, 1]),
+        (CAMERAS, [b"active: waiting for /a\nactive: waiting for /b\n"], [1]),
+    ],
+)
+def test_a_bag_plays_once_when_all_cameras_are_active(tmp_path, cameras, output, starts):
+    module = load("replay.launch.py")
+    from launch import LaunchContext
+    from launch.events.process import ProcessStdout
+
+    (tmp_path / "cameras.yaml").write_text(cameras)
+    context = LaunchContext()
+    given = {"cameras": str(tmp_path / "cameras.yaml") if cameras else "", "bag": "drive", "out": "", "rate": "1.0"}
+    context.launch_configurations.update(given)
+    said, _ = (action.event_handler for action in module.play_when_active(context))
+    process = {"action": None, "name": "node", "cmd": [], "cwd": None, "env": None, "pid": 1}
+    counts = [len(said.handle(ProcessStdout(text=text, **process), context) or ()) for text in output]
+    assert counts == starts
 
 
 def test_argument_words_are_refused_when_they_are_no_choice():

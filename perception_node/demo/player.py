@@ -1,6 +1,7 @@
 """Publishes footage as a camera would: image and, where a bag has it, camera_info."""
 
 import json
+import signal
 import sys
 import time
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 import click
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CameraInfo, Image
 from tqdm import tqdm
 from vision_msgs.msg import Detection2DArray
@@ -162,14 +163,17 @@ def main(
 ) -> None:
     """Publish SOURCE (a video, a folder of images, a rosbag2) on `image`, and `camera_info` where a bag has it."""
     use_image_profile()
+    signal.signal(signal.SIGINT, lambda *_: None)  # after which rclpy's own handler ends it, however often one comes
     rclpy.init()
     try:
         footage = open_source(source, topic, fps, start_ns=time.time_ns())
         result = Player(subscribers, answer_timeout).play(footage, rate, wait)
     except UserError as error:
         raise click.ClickException(str(error)) from error
-    except ExternalShutdownException as error:
-        raise click.Abort from error
+    except Exception:
+        if rclpy.ok():
+            raise
+        return  # Ctrl-C: whatever was under way lacks its context
     finally:
         rclpy.try_shutdown()
     if report:
@@ -179,4 +183,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(remove_ros_args(sys.argv)[1:]))

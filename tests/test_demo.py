@@ -215,6 +215,26 @@ def test_whatever_ends_the_demo_ends_its_processes(tmp_path, tiny_model, number)
     assert not (tmp_path / "out" / "index.html").exists()
 
 
+def test_a_player_takes_names_as_every_ros_process_and_ends_well_when_interrupted(tmp_path):
+    import rclpy
+
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    command = [sys.executable, "-m", "perception_node.demo.player", tmp_path / "a.png"]
+    names = ["--ros-args", "-r", "__ns:=/car", "-r", "image:=/front/image_raw"]
+    rclpy.init()
+    try:
+        node = rclpy.create_node("engineer")
+        process = subprocess.Popen([*command, *names], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        wait_until(lambda: node.count_publishers("/front/image_raw") == node.count_publishers("/car/camera_info") == 1)
+        for _ in range(2):  # the terminal's and that of ros2 launch
+            process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        rclpy.shutdown()
+    assert process.returncode == 0, said
+    assert "Traceback" not in said
+
+
 def test_the_demo_keeps_to_itself():
     """A domain is taken when a participant's port is."""
     domain = _unused_domain()

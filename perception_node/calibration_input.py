@@ -44,7 +44,8 @@ class CalibrationOptions:
         mounting_height: of the camera above the ground, metres; 0: not given.
         mounting_pitch, mounting_roll, mounting_yaw: with a height, degrees; see perception_node.mounting.
         mounting_x, mounting_y: with a height, metres in the base frame.
-        base_frame: x ahead, y left, z up, its origin on the ground; from it TF leads to the camera.
+        base_frame: x ahead, y left, z up; from it TF leads to the camera.
+        ground_z: of the ground in it, metres: below 0 where its origin is above the ground.
     """
 
     camera_info_url: str = ""
@@ -57,6 +58,7 @@ class CalibrationOptions:
     mounting_x: float = 0.0
     mounting_y: float = 0.0
     base_frame: str = BASE_FRAME
+    ground_z: float = 0.0
 
     @property
     def needs_camera_info(self) -> bool:
@@ -102,10 +104,10 @@ class CalibrationInput:
         mounting = _Known()
         if options.mounting_height != 0:
             angles = np.radians([options.mounting_pitch, options.mounting_roll, options.mounting_yaw])
-            place = options.mounting_x, options.mounting_y
+            place = options.mounting_x, options.mounting_y, options.ground_z
             mounting = _known(lambda: Mounting.from_angles(options.mounting_height, *angles, *place))
         elif options.mounting_url:
-            mounting = _known(lambda: Mounting.from_yaml(path_of_url(options.mounting_url)))
+            mounting = _known(lambda: Mounting.from_yaml(path_of_url(options.mounting_url), options.ground_z))
         with self._lock:
             self.options, self._mounting = options, mounting
             self._camera = self._known_camera()
@@ -195,7 +197,7 @@ class CalibrationInput:
                 f"a parameter mounting_url or mounting_height{trouble}",
             )
         try:
-            return Mounting(*pose)
+            return Mounting(*pose, self.options.ground_z)
         except BadCalibration as error:
             raise BadCalibration(f"TF from {base!r} to {frame_id!r}", str(error)) from error
 

@@ -203,7 +203,8 @@ def evaluate(
 @click.option("--tracking/--no-tracking", default=True, show_default=True, help="Ids that last from image to image.")
 @click.option("--camera", help="The camera's ROS YAML. Default: the camera_info of the bag.")
 @click.option("--mounting", help="The mounting's YAML. Default: /tf_static of the bag.")
-@click.option("--base-frame", default=BASE_FRAME, show_default=True, help="TF frame, its origin on the ground.")
+@click.option("--base-frame", default=BASE_FRAME, show_default=True, help="TF frame: x ahead, y left, z up.")
+@click.option("--ground-z", default=0.0, show_default=True, help="Of the ground in it, metres; -0.3: it is 0.3 above.")
 @click.option("--golden", type=click.Path(path_type=Path, file_okay=False), help="Folder of results to compare with.")
 @click.option("--update", is_flag=True, help="Make these results the golden ones.")
 @click.option("--pictures", type=click.Path(path_type=Path, file_okay=False), help="Folder: frames that differ, drawn.")
@@ -224,6 +225,7 @@ def replay(
     camera: str | None,
     mounting: str | None,
     base_frame: str,
+    ground_z: float,
     golden: Path | None,
     update: bool,
     pictures: Path | None,
@@ -277,7 +279,9 @@ def replay(
         topic=topic,
         overlay=overlay,
         tracking=tracking,
-        calibration=CalibrationOptions(camera or "", mounting_url=mounting or "", base_frame=base_frame),
+        calibration=CalibrationOptions(
+            camera or "", mounting_url=mounting or "", base_frame=base_frame, ground_z=ground_z
+        ),
         golden=golden,
         update=update,
         checks=asked,
@@ -308,7 +312,8 @@ def replay(
 @click.option("--node", metavar="TOPIC", help="What is before /class_map, where there are several nodes.")
 @click.option("--camera", help="The camera's ROS YAML. Default: the camera_info.")
 @click.option("--mounting", help="The mounting's YAML. Default: /tf_static.")
-@click.option("--base-frame", default=BASE_FRAME, show_default=True, help="TF frame, its origin on the ground.")
+@click.option("--base-frame", default=BASE_FRAME, show_default=True, help="TF frame: x ahead, y left, z up.")
+@click.option("--ground-z", default=0.0, show_default=True, help="Of the ground in it, metres; -0.3: it is 0.3 above.")
 @click.option("--save", type=click.Path(path_type=Path, dir_okay=False), help="Write this .rrd file, serve nothing.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="To listen on; 0.0.0.0 shows it to anybody.")
 @click.option("--port", default=9090, show_default=True, type=click.IntRange(1, 65534), help="And the one after it.")
@@ -322,6 +327,7 @@ def view(
     camera: str | None,
     mounting: str | None,
     base_frame: str,
+    ground_z: float,
     save: Path | None,
     host: str,
     port: int,
@@ -350,7 +356,9 @@ def view(
             f"the viewer needs {error.name}: pip install 'perception_node[view]', or make setup-view"
         ) from error
 
-    calibration = CalibrationOptions(camera or "", mounting_url=mounting or "", base_frame=base_frame)
+    calibration = CalibrationOptions(
+        camera or "", mounting_url=mounting or "", base_frame=base_frame, ground_z=ground_z
+    )
     run(inputs, model, computing, topic, node, calibration, save, host, port, memory)
 
 

@@ -159,10 +159,10 @@ extern "C" __global__ void march(int bearings, const int* __restrict__ starts, c
 }
 
 // Where each pixel's ground is: that of obstacles only at their feet.
-//   ground, feet (pixels, 2): x, y in metres; points (pixels, 3): x, y and z = 0, or NaN; one thread for RUN pixels
+//   ground, feet (pixels, 2): x, y in metres; points (pixels, 3): x, y and z = ground_z, or NaN; one thread for RUN pixels
 extern "C" __global__ void place_points(int pixels, const uint8* __restrict__ sights, const float* __restrict__ ground,
                                         const float* __restrict__ feet, const float* __restrict__ footprint,
-                                        float largest_footprint, float* __restrict__ points) {
+                                        float largest_footprint, float ground_z, float* __restrict__ points) {
     EACH(pixel, pixels) {
         const int sight = sights[pixel];
         const bool is_foot = sight == FOOT && footprint[pixel] <= largest_footprint;
@@ -170,6 +170,6 @@ extern "C" __global__ void place_points(int pixels, const uint8* __restrict__ si
         const float* const from = is_foot ? feet : ground;
         points[3 * pixel] = is_seen ? from[2 * pixel] : NAN;
         points[3 * pixel + 1] = is_seen ? from[2 * pixel + 1] : NAN;
-        points[3 * pixel + 2] = is_seen ? 0.0f : NAN;
+        points[3 * pixel + 2] = is_seen ? ground_z : NAN;
     }
 }

@@ -1,8 +1,8 @@
 """From pixels to metres: the drivable grid, the free space and the pixels' points, on flat ground.
 
-The ground is the plane z = 0 of the base frame. Which ground a pixel shows depends on the calibration alone and is kept
-in tables; a frame then takes a few look-ups a pixel (inverse perspective mapping; Mallot et al. 1991 used it first for
-obstacles). The kernels are in ground.cu.
+The ground is the plane z = ground_z of the base frame. Which ground a pixel shows depends on the calibration alone and
+is kept in tables; a frame then takes a few look-ups a pixel (inverse perspective mapping; Mallot et al. 1991 used it
+first for obstacles). The kernels are in ground.cu.
 
 What stands on the ground hides what is behind: of an obstacle's pixels only those at its foot, where the next nearer
 ground on the same bearing shows something else, say where it is. Ground that shows above an obstacle is seen again.
@@ -216,16 +216,16 @@ class Ground:
 
     def _hit(self, directions: np.ndarray) -> np.ndarray:
         """float64 (N, 2): where directions (N, 3) from the camera, in the base frame, meet the ground; NaN if never."""
-        x, y, height = self.mounting.translation
+        x, y, _ = self.mounting.translation
         with np.errstate(invalid="ignore", divide="ignore"):
-            reach = np.where(directions[:, 2] < 0, height / -directions[:, 2], np.nan)
+            reach = np.where(directions[:, 2] < 0, self.mounting.height_m / -directions[:, 2], np.nan)
             hit = directions[:, :2] * reach[:, None] + (x, y)
         hit[~(np.abs(hit) < 1e6).all(1)] = np.nan  # as good as the horizon
         return hit
 
     def _project(self, ground: np.ndarray) -> np.ndarray:
         """float64 (N, 2): the pixels (u, v) that show points (N, 2) of the ground."""
-        points = np.column_stack([ground, np.zeros(len(ground))])
+        points = np.column_stack([ground, np.full(len(ground), self.mounting.ground_z)])
         return self.camera.project((points - self.mounting.translation) @ self.mounting.rotation)
 
     def _nearer(self, ground: np.ndarray) -> np.ndarray:
@@ -403,8 +403,8 @@ class GroundSight:
         Of an obstacle only the foot has a point: what is above it would lie behind, on ground that it hides.
         """
         points: Array = self._device.empty((*self._sights.shape, 3), np.float32)
-        limit = float(self.ground.options.max_footprint)
-        arguments = self._sights, *self.ground.tables, limit, points
+        limit, ground_z = float(self.ground.options.max_footprint), float(self.ground.mounting.ground_z)
+        arguments = self._sights, *self.ground.tables, limit, ground_z, points
         self._start("place_points", self._pixels, *arguments)
         return self._device.download(points)
 

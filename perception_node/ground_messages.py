@@ -1,4 +1,7 @@
-"""ROS messages in metres: of the drivable grid, the free space, the pixels' points and where objects stand."""
+"""ROS messages in metres: of the drivable grid, the free space, the pixels' points and where objects stand.
+
+What is on the ground is at z = ground_z of the base frame. A LaserScan has no z: it is in the frame's own plane, z = 0.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -7,6 +10,7 @@ import numpy as np
 
 from perception_node.ground import BLOCKED, BODY, DOUBTFUL, FOOT, HIDDEN, DrivableGrid, FreeSpace
 from perception_node.messages import MessageFactory
+from perception_node.mounting import Mounting
 from perception_node.objects import GroundedObject
 from perception_node.taxonomy import Taxonomy
 from perception_node.tracking import Track
@@ -25,7 +29,7 @@ ARROW_S = 0.5
 """Arrows of speeds are as long as the way in this time."""
 
 
-def occupancy_grid(make: MessageFactory, header: Any, grid: DrivableGrid) -> Any:
+def occupancy_grid(make: MessageFactory, header: Any, grid: DrivableGrid, ground_z: float = 0.0) -> Any:
     """nav_msgs/OccupancyGrid."""
     height, width = grid.cells.shape
     info = make.message_class("nav_msgs/msg/MapMetaData")(
@@ -33,7 +37,7 @@ def occupancy_grid(make: MessageFactory, header: Any, grid: DrivableGrid) -> Any
         resolution=grid.resolution,
         width=width,
         height=height,
-        origin=_pose(make, *grid.origin_xy, 0.0),
+        origin=_pose(make, *grid.origin_xy, ground_z),
     )
     return make.message_class("nav_msgs/msg/OccupancyGrid")(header=header, info=info, data=make.sequence(grid.cells))
 
@@ -74,27 +78,24 @@ def point_cloud(make: MessageFactory, header: Any, points: np.ndarray) -> Any:
     )
 
 
-def pose_in_camera(
-    make: MessageFactory, found: GroundedObject, rotation: np.ndarray, translation: np.ndarray
-) -> Any:
-    """geometry_msgs/PoseWithCovariance of an object's foot point in the optical frame.
-
-    Args:
-        rotation, translation: of the camera's mounting.
-    """
-    position = (np.array([*found.position_xy, 0.0]) - translation) @ rotation
+def pose_in_camera(make: MessageFactory, found: GroundedObject, mounting: Mounting) -> Any:
+    """geometry_msgs/PoseWithCovariance of an object's foot point in the optical frame."""
+    rotation = mounting.rotation
+    position = (np.array([*found.position_xy, mounting.ground_z]) - mounting.translation) @ rotation
     covariance = np.zeros((3, 3))
     covariance[:2, :2] = found.covariance
     return _pose_with_covariance(make, position, rotation.T @ covariance @ rotation)
 
 
-def detections_3d(make: MessageFactory, header: Any, objects: Iterable[GroundedObject]) -> Any:
+def detections_3d(
+    make: MessageFactory, header: Any, objects: Iterable[GroundedObject], ground_z: float = 0.0
+) -> Any:
     """vision_msgs/Detection3DArray: ids as in the instance map; results[0].pose is the foot point, with covariance.
 
     The box is what is seen of the object, upright and across the line of sight; its depth is not seen: 0.
     """
     return make.message_class("vision_msgs/msg/Detection3DArray")(
-        header=header, detections=[_detection_3d(make, header, found) for found in objects]
+        header=header, detections=[_detection_3d(make, header, found, ground_z) for found in objects]
     )
 
 
@@ -105,6 +106,7 @@ def markers(
     tracks: Iterable[Track],
     free: FreeSpace,
     taxonomy: Taxonomy,
+    ground_z: float = 0.0,
 ) -> Any:
     """visualization_msgs/MarkerArray: a box, a label and an arrow for each object, a line around the free space."""
     point, at_origin, white = make.message_class("geometry_msgs/msg/Point"), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0, 1.0)
@@ -115,49 +117,49 @@ def markers(
         category, id_ = taxonomy[found.segment.class_id], found.segment.id
         color = (*(channel / 255 for channel in category.color), 0.7)
         size = MARKER_DEPTH_M, max(MARKER_DEPTH_M, found.width), max(MARKER_DEPTH_M, found.height)
-        shown.append(_marker(make, header, "objects", id_, CUBE, ADD, _box_pose(make, found), size, color))
+        shown.append(_marker(make, header, "objects", id_, CUBE, ADD, _box_pose(make, found, ground_z), size, color))
         x, y = found.position_xy
         text = f"{category.name} {id_}: {found.distance:.1f} ± {found.sigma:.1f} m"
         if id_ in moving:
             text += f", {np.hypot(*moving[id_].velocity_m_s):.1f} m/s"
-        above = _pose(make, x, y, found.height + TEXT_M)
+        above = _pose(make, x, y, ground_z + found.height + TEXT_M)
         shown.append(_marker(make, header, "labels", id_, TEXT_VIEW_FACING, ADD, above, (0, 0, TEXT_M), white, text))
     for id_, track in moving.items():
         (x, y), (vx, vy) = track.position_m, track.velocity_m_s
-        way = [point(x=x, y=y, z=0.0), point(x=x + ARROW_S * vx, y=y + ARROW_S * vy, z=0.0)]
+        way = [point(x=x, y=y, z=ground_z), point(x=x + ARROW_S * vx, y=y + ARROW_S * vy, z=ground_z)]
         arrow = header, "velocities", id_, ARROW, ADD, _pose(make, *at_origin), (ARROW_M, 2 * ARROW_M, 0), white
         shown.append(_marker(make, *arrow, points=way))
     seen = np.isfinite(free.ranges)
     edge = free.ranges[seen, None] * np.stack([np.cos(free.angles[seen]), np.sin(free.angles[seen])], 1)
     if len(edge) > 1:
         green = 0.2, 0.9, 0.3, 1.0
-        points = [point(x=x, y=y, z=0.0) for x, y in edge.tolist()]
+        points = [point(x=x, y=y, z=ground_z) for x, y in edge.tolist()]
         line = header, "free_space", 0, LINE_STRIP, ADD, _pose(make, *at_origin), (LINE_M, 0, 0), green
         shown.append(_marker(make, *line, points=points))
     return make.message_class("visualization_msgs/msg/MarkerArray")(markers=shown)
 
 
-def _detection_3d(make: MessageFactory, header: Any, found: GroundedObject) -> Any:
+def _detection_3d(make: MessageFactory, header: Any, found: GroundedObject, ground_z: float) -> Any:
     covariance = np.zeros((3, 3))
     covariance[:2, :2] = found.covariance
     hypothesis = make.message_class("vision_msgs/msg/ObjectHypothesis")(
         class_id=str(found.segment.class_id), score=found.segment.score
     )
     result = make.message_class("vision_msgs/msg/ObjectHypothesisWithPose")(
-        hypothesis=hypothesis, pose=_pose_with_covariance(make, (*found.position_xy, 0.0), covariance)
+        hypothesis=hypothesis, pose=_pose_with_covariance(make, (*found.position_xy, ground_z), covariance)
     )
     size = make.message_class("geometry_msgs/msg/Vector3")(x=0.0, y=found.width, z=found.height)
     return make.message_class("vision_msgs/msg/Detection3D")(
         header=header,
         results=[result],
-        bbox=make.message_class("vision_msgs/msg/BoundingBox3D")(center=_box_pose(make, found), size=size),
+        bbox=make.message_class("vision_msgs/msg/BoundingBox3D")(center=_box_pose(make, found, ground_z), size=size),
         id=str(found.segment.id),
     )
 
 
-def _box_pose(make: MessageFactory, found: GroundedObject) -> Any:
+def _box_pose(make: MessageFactory, found: GroundedObject, ground_z: float) -> Any:
     """The middle of what is seen of the object, turned so that x is the line of sight."""
-    return _pose(make, *found.middle_xy, found.height / 2, found.bearing)
+    return _pose(make, *found.middle_xy, ground_z + found.height / 2, found.bearing)
 
 
 def _pose(make: MessageFactory, x: float, y: float, z: float, yaw: float = 0.0) -> Any:

@@ -1,8 +1,7 @@
 """Where a camera is on the vehicle: the pose of its optical frame in the base frame.
 
-Axes are those of REP 103. Base frame: x ahead, y left, z up, with its origin on the ground: the ground is z = 0. (Where
-base_link is an axle's height above the ground, the frame to take is base_footprint.) Optical frame: x right, y down,
-z ahead.
+Axes are those of REP 103. Base frame: x ahead, y left, z up; the ground is its plane z = ground_z: 0 if the frame is
+base_footprint, below 0 if it is a base_link at an axle's height. Optical frame: x right, y down, z ahead.
 
 Angles turn as in URDF, first roll about x, then pitch about y, then yaw about z, each right-handed: pitch is positive
 when the camera looks down, roll when it leans to the right, yaw when it looks to the left. In radians here, in degrees
@@ -41,6 +40,7 @@ class Mounting:
     Attributes:
         rotation: float64 (3, 3), takes directions from the optical frame to the base frame.
         translation: float64 (3,), the camera's position in the base frame, metres.
+        ground_z: of the ground in the base frame, metres.
 
     Raises:
         BadCalibration: no rotation, no finite numbers, or a camera that is not above the ground.
@@ -48,6 +48,7 @@ class Mounting:
 
     rotation: np.ndarray
     translation: np.ndarray
+    ground_z: float = 0.0
 
     def __post_init__(self):
         rotation, translation = np.array(self.rotation, np.float64), np.array(self.translation, np.float64)
@@ -56,11 +57,12 @@ class Mounting:
         check_rotation("rotation", rotation)
         if translation.shape != (3,) or not np.isfinite(translation).all():
             raise BadCalibration("translation", f"{translation.tolist()}; expected: 3 finite numbers, metres")
-        if not 0 < translation[2] <= _MAX_HEIGHT_M:
+        height = translation[2] - self.ground_z
+        if not 0 < height <= _MAX_HEIGHT_M:
             raise BadCalibration(
                 "height",
-                f"{translation[2]:.6g} m above the base frame's origin; expected: above 0, at most "
-                f"{_MAX_HEIGHT_M:.0f}, with the origin on the ground (base_footprint)",
+                f"{height:.6g} m above the ground, z = {self.ground_z:g} of the base frame; expected: above 0, at most "
+                f"{_MAX_HEIGHT_M:.0f}; or another base_frame or ground_z",
             )
         for field, value in (("rotation", rotation), ("translation", translation)):
             value.flags.writeable = False
@@ -71,20 +73,29 @@ class Mounting:
             isinstance(other, Mounting)
             and np.array_equal(self.rotation, other.rotation)
             and np.array_equal(self.translation, other.translation)
+            and self.ground_z == other.ground_z
         )
 
     def __hash__(self) -> int:
-        return hash((self.rotation.tobytes(), self.translation.tobytes()))
+        return hash((self.rotation.tobytes(), self.translation.tobytes(), self.ground_z))
 
     @property
     def height_m(self) -> float:
-        return float(self.translation[2])
+        """Above the ground."""
+        return float(self.translation[2] - self.ground_z)
 
     @classmethod
     def from_angles(
-        cls, height_m: float, pitch: float = 0.0, roll: float = 0.0, yaw: float = 0.0, x: float = 0.0, y: float = 0.0
+        cls,
+        height_m: float,
+        pitch: float = 0.0,
+        roll: float = 0.0,
+        yaw: float = 0.0,
+        x: float = 0.0,
+        y: float = 0.0,
+        ground_z: float = 0.0,
     ) -> "Mounting":
-        """Of a height above the ground and a place in metres, and angles in radians.
+        """Of a height above the ground and a place in the base frame in metres, and angles in radians.
 
         Raises:
             BadCalibration: a number is not finite, or the height not above 0.
@@ -100,7 +111,7 @@ class Mounting:
                 [-sp, cp * sr, cp * cr],
             ]
         )
-        return cls(body @ BODY_FROM_OPTICAL, np.array([x, y, height_m], np.float64))
+        return cls(body @ BODY_FROM_OPTICAL, np.array([x, y, height_m + ground_z], np.float64), ground_z)
 
     @classmethod
     def from_transform(cls, translation: Any, quaternion_xyzw: Any) -> "Mounting":
@@ -112,7 +123,7 @@ class Mounting:
         return cls(rotation_of_quaternion(quaternion_xyzw), np.array(translation, np.float64))
 
     @classmethod
-    def from_yaml(cls, path: Path) -> "Mounting":
+    def from_yaml(cls, path: Path, ground_z: float = 0.0) -> "Mounting":
         """Of a file with height_m and, where they are not 0, pitch_deg, roll_deg, yaw_deg, x_m, y_m.
 
         Raises:
@@ -132,15 +143,15 @@ class Mounting:
         for name in ("x", "y"):
             values[name] = file.number(f"{name}_m", "metres in the base frame", 0.0)
         try:
-            return cls.from_angles(height, **values)
+            return cls.from_angles(height, **values, ground_z=ground_z)
         except BadCalibration as error:
             raise file.error("height_m", str(error).removeprefix(f"{error.field}: "), None) from error
 
     def to_yaml(self, path: Path, comment: str = "") -> None:
         """Writes what `from_yaml` reads, below a comment; reading gives the same mounting to 1e-12."""
-        x, y, height = self.translation.tolist()
+        x, y, _ = self.translation.tolist()
         angles = {f"{name}_deg": math.degrees(value) for name, value in self.angles()._asdict().items()}
-        entries = {"height_m": height, **angles, "x_m": x, "y_m": y}
+        entries = {"height_m": self.height_m, **angles, "x_m": x, "y_m": y}
         lines = [f"# {line}".rstrip() for line in comment.splitlines()]
         lines += [
             f"{key}: {value:.15g}" if "e" not in f"{value:.15g}" else f"{key}: {value:.18f}"

@@ -109,7 +109,8 @@ PARAMETERS = (
     Parameter("mounting_yaw", 0.0, "With a height: degrees, positive looks to the left.", range=(-180, 180)),
     Parameter("mounting_x", 0.0, "With a height: metres ahead of the base frame's origin.", range=(-100, 100)),
     Parameter("mounting_y", 0.0, "With a height: metres to the left of it.", range=(-100, 100)),
-    Parameter("base_frame", BASE_FRAME, "TF frame: x ahead, y left, z up, its origin on the ground."),
+    Parameter("base_frame", BASE_FRAME, "TF frame: x ahead, y left, z up."),
+    Parameter("ground_z", 0.0, "Of the ground in it, metres: below 0 where its origin is above.", range=(-100, 100)),
     Parameter(TRACKING + "enabled", True, "Ids that last; else they hold within an image."),
     *(
         Parameter(TRACKING + name, getattr(TrackingOptions(), name), description, range=TRACKING_RANGES[name])

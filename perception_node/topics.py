@@ -94,6 +94,11 @@ class Scene:
             ground = self.grounds(self.calibration)
             return ground and ground(self.frame, connected)
 
+    @property
+    def ground_z(self) -> float:
+        """With a calibration; see perception_node.mounting."""
+        return self.calibration.mounting.ground_z
+
     @cached_property
     def grid(self) -> DrivableGrid:
         """With a ground."""
@@ -163,10 +168,8 @@ def _image(encoding: str, pixels: Callable[[Scene], np.ndarray]) -> Output:
 
 
 def _instances(make: MessageFactory, scene: Scene) -> Any:
-    mounting = scene.calibration and scene.calibration.mounting
     poses = {
-        id_: pose_in_camera(make, found, mounting.rotation, mounting.translation)
-        for id_, found in scene.objects.items()
+        id_: pose_in_camera(make, found, scene.calibration.mounting) for id_, found in scene.objects.items()
     }
     return make.instances(scene.header, scene.frame, scene.tracks, poses)
 
@@ -186,8 +189,9 @@ def _base_header(make: MessageFactory, scene: Scene) -> Any:
 
 def _tracks(make: MessageFactory, scene: Scene) -> Any:
     """In the base frame where x, y, z can be known, for that is what its readers draw and transform."""
-    header = scene.header if scene.ground is None else _base_header(make, scene)
-    return track_cloud(make, header, scene.frame, scene.located)
+    if scene.ground is None:
+        return track_cloud(make, scene.header, scene.frame, scene.tracks)
+    return track_cloud(make, _base_header(make, scene), scene.frame, scene.located, scene.ground_z)
 
 
 OUTPUTS: dict[str, Output] = {
@@ -203,7 +207,8 @@ OUTPUTS: dict[str, Output] = {
 
 GROUND_OUTPUTS: dict[str, Output] = {
     "drivable_grid": Output(
-        "nav_msgs/msg/OccupancyGrid", _in_metres(lambda make, header, s: occupancy_grid(make, header, s.grid))
+        "nav_msgs/msg/OccupancyGrid",
+        _in_metres(lambda make, header, s: occupancy_grid(make, header, s.grid, s.ground_z)),
     ),
     "free_space": Output(
         "sensor_msgs/msg/LaserScan", _in_metres(lambda make, header, s: laser_scan(make, header, s.free_space))
@@ -213,12 +218,14 @@ GROUND_OUTPUTS: dict[str, Output] = {
     ),
     "objects": Output(
         "vision_msgs/msg/Detection3DArray",
-        _in_metres(lambda make, header, s: detections_3d(make, header, s.objects.values())),
+        _in_metres(lambda make, header, s: detections_3d(make, header, s.objects.values(), s.ground_z)),
     ),
     "markers": Output(
         "visualization_msgs/msg/MarkerArray",
         _in_metres(
-            lambda make, header, s: markers(make, header, s.objects.values(), s.located, s.free_space, s.taxonomy)
+            lambda make, header, s: markers(
+                make, header, s.objects.values(), s.located, s.free_space, s.taxonomy, s.ground_z
+            )
         ),
     ),
 }

@@ -19,7 +19,9 @@ TRACK = np.dtype(
 """Position and speed on the ground, metres; the box's centre, size and speed in the image, pixels; seconds."""
 
 
-def track_cloud(make: MessageFactory, header: Any, frame: PanopticFrame, tracks: Sequence[Track]) -> Any:
+def track_cloud(
+    make: MessageFactory, header: Any, frame: PanopticFrame, tracks: Sequence[Track], ground_z: float = 0.0
+) -> Any:
     """sensor_msgs/PointCloud2: a point with the fields of TRACK for each instance; NaN for what is not known.
 
     Args:
@@ -27,11 +29,10 @@ def track_cloud(make: MessageFactory, header: Any, frame: PanopticFrame, tracks:
         header: of the frame that x, y, z are in or, where nothing is in metres, the image's.
         frame: the tracked frame.
         tracks: of its instances, in their order; none where they are not tracked.
+        ground_z: of the ground that they stand on, metres.
     """
-    points = np.array(
-        [_point(track, segment) for track, segment in zip(tracks, frame.instances if tracks else (), strict=True)],
-        TRACK,
-    )
+    pairs = zip(tracks, frame.instances if tracks else (), strict=True)
+    points = np.array([_point(track, segment, ground_z) for track, segment in pairs], TRACK)
     field = make.message_class("sensor_msgs/msg/PointField")
     return make.message_class("sensor_msgs/msg/PointCloud2")(
         header=header,
@@ -54,13 +55,13 @@ def track_cloud(make: MessageFactory, header: Any, frame: PanopticFrame, tracks:
     )
 
 
-def _point(track: Track, segment: Segment) -> tuple:
+def _point(track: Track, segment: Segment, ground_z: float) -> tuple:
     x0, y0, x1, y1 = segment.box_xyxy
     unknown = np.nan, np.nan
     (class_id, score), *_ = track.class_scores
     return (
         *(track.position_m or unknown),
-        0.0 if track.position_m else np.nan,
+        ground_z if track.position_m else np.nan,
         *(track.velocity_m_s or unknown),
         *(track.velocity_sigma_m_s or unknown),
         *((x0 + x1) / 2, (y0 + y1) / 2, x1 - x0, y1 - y0),

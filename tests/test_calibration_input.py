@@ -126,6 +126,18 @@ def test_changed_options_keep_what_messages_told():
     assert known.calibration("optical", 640, 480).mounting == Mounting.from_angles(1.5, np.radians(2))
 
 
+def test_the_ground_below_the_base_frame():
+    """Its origin is 0.3 m above the ground. TF is of the frame; a height is of the ground, wherever it stands."""
+    known = CalibrationInput(CalibrationOptions(ground_z=-0.3))
+    known.take_camera_info(camera_info())
+    known.take_transforms(tf(("base_link", "optical", (1, 0, 1.5), AHEAD)))
+    from_tf = known.calibration("optical", 640, 480).mounting
+    assert (from_tf.height_m, from_tf.translation[2], from_tf.ground_z) == (1.8, 1.5, -0.3)
+    known.set_options(replace(BY_PARAMETERS, ground_z=-0.3))
+    by_parameters = known.calibration("optical", 640, 480).mounting
+    assert (by_parameters.height_m, by_parameters.translation[2], by_parameters.ground_z) == (1.5, 1.2, -0.3)
+
+
 def test_transforms_that_are_wrong():
     known = CalibrationInput(CalibrationOptions(base_frame="ground"))
     known.take_camera_info(camera_info())

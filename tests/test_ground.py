@@ -150,6 +150,17 @@ def test_points_are_the_pixels_ground_and_of_obstacles_the_foot():
     np.testing.assert_allclose(sight.points[1, 2], [1.0, 0.5, 0], atol=0.005)  # half the angle to the road
 
 
+def test_the_ground_below_the_base_frame_is_the_same_ground():
+    """All but z: the camera is as high above it."""
+    frame = picture("rrbbrr", "rrbbrr", "rrrrrr", "rrpprr", "rrrrrr", "rrrrrr")
+    options = GridOptions(1.0, -3.0, 3.0, 3.0, free_space_bearings=4)
+    mountings = (Mounting.from_angles(10.0, 1.5, ground_z=z) for z in (0.0, -0.5))
+    one, other = (sight_of(Ground(DEVICE, pinhole(6, 6, 10.0), each, CAMVID, options), frame) for each in mountings)
+    np.testing.assert_array_equal(other.grid.cells, one.grid.cells)
+    np.testing.assert_array_equal(other.free_space.ranges, one.free_space.ranges)
+    np.testing.assert_allclose(other.points, np.add(one.points, [0, 0, -0.5]), atol=1e-6)
+
+
 def test_free_space_ends_where_something_begins():
     """Each bearing goes from the middle of the picture outwards; pixels are a metre, of which it tells a tenth."""
     options = GridOptions(1.0, -3.0, 3.0, 3.0, free_space_bearings=360)

@@ -12,6 +12,7 @@ from perception_node.ground_messages import (
     LIMIT,
     OBSTACLE,
     OTHER_GROUND,
+    TEXT_M,
     detections_3d,
     laser_scan,
     markers,
@@ -45,12 +46,13 @@ CAR = GroundedObject(
 )
 TRACK = Track(7, ((8, 0.75),), 9, 0.8, None, (12.0, -1.75), (-8.0, 6.0), (0.5, 0.25))
 UNSURE = Track(9, ((8, 0.75),), 1, 0.0, None, (12.0, -1.75))
+GROUND_Z = -0.25
 FILLS = {
-    "grid": lambda make, header: occupancy_grid(make, header, GRID),
+    "grid": lambda make, header: occupancy_grid(make, header, GRID, GROUND_Z),
     "scan": lambda make, header: laser_scan(make, header, FREE),
     "points": lambda make, header: point_cloud(make, header, POINTS),
-    "objects": lambda make, header: detections_3d(make, header, [CAR]),
-    "markers": lambda make, header: markers(make, header, [CAR], [TRACK, UNSURE], FREE, CAMVID),
+    "objects": lambda make, header: detections_3d(make, header, [CAR], GROUND_Z),
+    "markers": lambda make, header: markers(make, header, [CAR], [TRACK, UNSURE], FREE, CAMVID, GROUND_Z),
 }
 
 
@@ -83,7 +85,8 @@ def test_occupancy_grid(make, header):
     message = FILLS["grid"](make, header)
     assert list(message.data) == [0, 100, -1, -1, 0, 0]
     assert (message.info.width, message.info.height, message.info.resolution) == (3, 2, 0.5)
-    assert (message.info.origin.position.x, message.info.origin.position.y) == (1.0, -0.5)
+    origin = message.info.origin.position
+    assert (origin.x, origin.y, origin.z) == (1.0, -0.5, GROUND_Z)
     assert message.info.origin.orientation.w == 1
     assert (message.header.frame_id, message.header.stamp.nanosec) == ("base_link", 34)
 
@@ -116,12 +119,12 @@ def test_objects(make, header):
     (result,) = detection.results
     assert (result.hypothesis.class_id, result.hypothesis.score) == ("8", 0.75)
     position = result.pose.pose.position
-    assert (position.x, position.y, position.z) == (12.0, -2.0, 0.0)
+    assert (position.x, position.y, position.z) == (12.0, -2.0, GROUND_Z)
     covariance = np.array(result.pose.covariance).reshape(6, 6)
     np.testing.assert_allclose(covariance[:3, :3], [[0.9, 0.1, 0], [0.1, 0.2, 0], [0, 0, 0]])
     # From 1 m left of the foot point to 0.5 m right of it.
     assert (detection.bbox.center.position.x, detection.bbox.center.position.y) == (12.0, pytest.approx(-1.75))
-    assert detection.bbox.center.position.z == pytest.approx(0.7)
+    assert detection.bbox.center.position.z == pytest.approx(GROUND_Z + 0.7)
     assert (detection.bbox.size.x, detection.bbox.size.y, detection.bbox.size.z) == (0, 1.5, 1.4)
 
 
@@ -131,7 +134,10 @@ def test_markers(make, header):
     assert (box.ns, box.id, box.type, box.scale.y, box.scale.z) == ("objects", 7, CUBE, 1.5, 1.4)
     assert label.text == "car 7: 12.2 ± 0.9 m, 10.0 m/s"
     assert (arrow.ns, arrow.id, arrow.type) == ("velocities", 7, ARROW)
-    assert [(p.x, p.y) for p in arrow.points] == [(12.0, -1.75), (8.0, 1.25)]  # half a second's way
+    way = [(p.x, p.y, p.z) for p in arrow.points]
+    assert way == [(12.0, -1.75, GROUND_Z), (8.0, 1.25, GROUND_Z)]  # of half a second
+    assert (box.pose.position.z, label.pose.position.z) == (pytest.approx(GROUND_Z + 0.7), GROUND_Z + 1.4 + TEXT_M)
+    assert {p.z for p in line.points} == {GROUND_Z}
     assert [(round(p.x, 3), round(p.y, 3)) for p in line.points] == [
         (round(3 * np.cos(0.5), 3), round(-3 * np.sin(0.5), 3)),
         (round(7.5 * np.cos(0.5), 3), round(7.5 * np.sin(0.5), 3)),
@@ -140,8 +146,7 @@ def test_markers(make, header):
 
 def test_the_pose_in_the_camera_is_the_same_point(make):
     """A camera 1.5 m up and 2 m ahead that looks straight ahead: 10 m ahead of it, 1.5 m below, 2 m to the right."""
-    mounting = Mounting.from_angles(1.5, x=2.0)
-    pose = pose_in_camera(make, CAR, mounting.rotation, mounting.translation)
+    pose = pose_in_camera(make, CAR, Mounting.from_angles(1.5, x=2.0, ground_z=GROUND_Z))
     position = pose.pose.position
     assert (position.x, position.y, position.z) == (pytest.approx(2), pytest.approx(1.5), pytest.approx(10))
     # x ahead is z of the camera, y to the left -x.
@@ -151,8 +156,7 @@ def test_the_pose_in_the_camera_is_the_same_point(make):
 
 def test_an_instance_without_a_pose_says_so(make, header):
     frame = PanopticFrame.from_maps(np.uint8([[8, 8]]), np.uint16([[1, 2]]), np.uint8([[255, 255]]))
-    mounting = Mounting.from_angles(1.5)
-    poses = {2: pose_in_camera(make, CAR, mounting.rotation, mounting.translation)}
+    poses = {2: pose_in_camera(make, CAR, Mounting.from_angles(1.5))}
     unknown, known = (detection.results[0].pose for detection in make.instances(header, frame, poses=poses).detections)
     assert unknown.covariance[0] == -1
     assert known.pose.position.z == pytest.approx(12)

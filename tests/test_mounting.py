@@ -25,6 +25,23 @@ def test_straight_ahead():
     assert mounting.height_m == 1.4
 
 
+def test_the_ground_may_be_below_the_origin():
+    """A base frame at an axle, 0.3 m above the ground: what is 1.4 m above the ground is 1.1 m above the axle."""
+    mounting = Mounting.from_angles(1.4, ground_z=-0.3)
+    assert mounting.translation[2] == pytest.approx(1.1)
+    assert mounting.height_m == pytest.approx(1.4)
+    assert Mounting(mounting.rotation, [0, 0, -0.1], -0.3).height_m == pytest.approx(0.2)
+    assert mounting != Mounting(mounting.rotation, mounting.translation)
+    with pytest.raises(BadCalibration, match=r"height: -0.1 m above the ground, z = -0.3"):
+        Mounting(mounting.rotation, [0, 0, -0.4], -0.3)
+
+
+def test_a_file_has_heights_above_the_ground(tmp_path):
+    Mounting.from_angles(1.4, ground_z=-0.3).to_yaml(tmp_path / "mounting.yaml")
+    assert Mounting.from_yaml(tmp_path / "mounting.yaml").translation[2] == pytest.approx(1.4)
+    assert Mounting.from_yaml(tmp_path / "mounting.yaml", ground_z=-0.3).translation[2] == pytest.approx(1.1)
+
+
 def test_what_the_angles_mean():
     np.testing.assert_allclose(ahead(Mounting.from_angles(1, pitch=QUARTER / 3)), [np.sqrt(3) / 2, 0, -0.5])  # down
     np.testing.assert_allclose(ahead(Mounting.from_angles(1, yaw=QUARTER)), [0, 1, 0], atol=1e-15)  # to the left
@@ -85,7 +102,7 @@ def test_other_quaternions_are_refused(quaternion):
 @pytest.mark.parametrize(
     ("height", "angles", "message"),
     [
-        (0, {}, "height: 0 m above.*above 0"),
+        (0, {}, "height: 0 m above.*z = 0 of.*above 0"),
         (-1, {}, "height: -1 m"),
         (np.nan, {}, "translation"),
         (1, {"pitch": np.nan}, "pitch: nan"),

@@ -113,6 +113,22 @@ def test_there_are_topics_in_metres(with_calibration):
     assert np.isnan(track["vx"])  # of two images, a nanosecond apart
 
 
+def test_the_ground_below_the_base_frame(tmp_path):
+    bag = write_bag(tmp_path / "in", False)
+    _, plain = replayed(tmp_path, bag, *files(tmp_path))
+    _, lower = replayed(tmp_path, bag, *files(tmp_path), "--ground-z", "-0.25")
+    points, lower_points = (
+        np.frombuffer(bytes(messages["points"][0].data), np.float32).reshape(8, 8, 3) for messages in (plain, lower)
+    )
+    np.testing.assert_allclose(lower_points, np.add(points, [0, 0, -0.25]), atol=1e-6)
+    assert np.frombuffer(bytes(lower["tracks"][0].data), TRACK)["z"].tolist() == [-0.25]
+    assert lower["drivable_grid"][0].info.origin.position.z == -0.25
+    place, lower_place = (m["objects"][0].detections[0].results[0].pose.pose.position for m in (plain, lower))
+    assert (lower_place.x, lower_place.z) == (pytest.approx(place.x), -0.25)
+    pose, lower_pose = (m["instances"][0].detections[0].results[0].pose.pose.position for m in (plain, lower))
+    assert (lower_pose.x, lower_pose.y, lower_pose.z) == pytest.approx((pose.x, pose.y, pose.z))
+
+
 def test_image_space_outputs_do_not_depend_on_a_calibration(tmp_path):
     bag = write_bag(tmp_path / "in", False)
     calibrated, plain = replayed(tmp_path, bag, *files(tmp_path))[1], replayed(tmp_path, bag)

@@ -87,7 +87,7 @@ def points(ground: Ground, sights: np.ndarray) -> np.ndarray:
     """float32 (H, W, 3), as GroundSight.points."""
     found = np.full((*sights.shape, 3), np.nan, np.float32)
     for place in np.argwhere(np.isin(sights, (FREE, DOUBTFUL, BLOCKED))):
-        found[tuple(place)] = [*ground.ground_xy[tuple(place)], 0]
+        found[tuple(place)] = [*ground.ground_xy[tuple(place)], ground.mounting.ground_z]
     for place in np.argwhere((sights == FOOT) & (ground.footprint <= ground.options.max_footprint)):
-        found[tuple(place)] = [*ground.feet_xy[tuple(place)], 0]
+        found[tuple(place)] = [*ground.feet_xy[tuple(place)], ground.mounting.ground_z]
     return found

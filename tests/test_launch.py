@@ -155,6 +155,18 @@ def test_the_description_can_be_made(path):
     assert names == set(declared(path)) | set(declared(LAUNCH / "perception.launch.py"))
 
 
+def test_the_xml_twin_starts_the_node():
+    pytest.importorskip("launch_xml", reason="needs launch_xml, which PyPI lacks")
+    pytest.importorskip("launch_ros", reason="needs launch and launch_ros, which PyPI lacks")
+    from launch import LaunchContext
+    from launch_xml.launch_description_sources import XMLLaunchDescriptionSource
+
+    context, source = LaunchContext(), XMLLaunchDescriptionSource(str(LAUNCH / "perception.launch.xml"))
+    *arguments, node = source.get_launch_description(context).entities
+    assert {argument.name for argument in arguments} < set(declared(LAUNCH / "perception.launch.py"))
+    assert "".join(part.perform(context) for part in node.node_executable) == "perception_node"
+
+
 @pytest.mark.parametrize("argument", ["params_file", "dds_profile", "cameras"])
 def test_files_that_are_not_there_are_refused(tmp_path, argument):
     pytest.importorskip("launch_ros", reason="needs launch and launch_ros, which PyPI lacks")

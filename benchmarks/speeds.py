@@ -24,7 +24,7 @@ from perception_node.perceiver import Perceiver
 from perception_node.pipeline import Pipeline
 from perception_node.simulation.cache import cached_drive
 from perception_node.sources import open_source
-from perception_node.topics import CAMERA_INFO
+from perception_node.topics import IMAGE
 
 RANGES_M = (5, 10), (10, 20), (20, 30), (5, 30)
 TRUTH = "/truth/class_map", "/truth/instance_map", "/truth/objects"
@@ -72,8 +72,8 @@ def speeds(bag: Path, truth: list[dict[str, Any]], pipeline: Any) -> Iterator[tu
     perceive = Perceiver(pipeline, source)
     stamps = {each["stamp"]: index for index, each in enumerate(truth)}
     for item in source:
-        if item.topic == CAMERA_INFO:
-            perceive.calibrations.take_camera_info(item.message)
+        if item.topic != IMAGE:
+            perceive.take(item)
             continue
         stamp = item.message.header.stamp
         index = stamps.get(stamp.sec * 10**9 + stamp.nanosec)

@@ -9,8 +9,8 @@ from perception_node.errors import BadCalibration, UserError
 from perception_node.ground import GridOptions, Grounds
 from perception_node.image import CameraImage
 from perception_node.pipeline import Pipeline
-from perception_node.sources import Source
-from perception_node.topics import Scene
+from perception_node.sources import Source, SourceMessage
+from perception_node.topics import CAMERA_INFO, TF, Scene
 from perception_node.tracking import Tracker
 
 
@@ -25,7 +25,7 @@ class Perceiver:
         grid: what of the ground is looked at.
 
     Attributes:
-        calibrations: takes the footage's camera_info.
+        calibrations: what is known of the camera's.
         no_metres: why an image was not in metres, the last time; None if all were. `in_metres` keeps it up to date.
     """
 
@@ -51,6 +51,17 @@ class Perceiver:
             open_device("cpu"), self._taxonomy, grid or GridOptions(), self.calibrations.options.base_frame
         )
         self.no_metres: BadCalibration | None = None
+
+    def take(self, item: SourceMessage) -> None:
+        """Takes in what is said of the camera: items of the footage that are no images, in order with them.
+
+        Raises:
+            BadImage: the message is damaged.
+        """
+        if item.topic == CAMERA_INFO:
+            self.calibrations.take_camera_info(item.message)
+        elif item.topic == TF and self.calibrations.options.needs_transforms:
+            self.calibrations.take_transforms(item.message)
 
     def __call__(self, header: Any, image: CameraImage) -> Scene:
         """The scene of an image with this std_msgs/Header; images come in order."""

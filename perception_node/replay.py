@@ -17,7 +17,7 @@ from perception_node.perceiver import Perceiver
 from perception_node.pipeline import Pipeline
 from perception_node.sources import Source, check_apart
 from perception_node.stamps import irregularities
-from perception_node.topics import ALL_OUTPUTS, CAMERA_INFO, IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE
+from perception_node.topics import ALL_OUTPUTS, IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE
 
 
 def replay(
@@ -41,7 +41,7 @@ def replay(
         overlay: write the overlay too, as large as the input.
         progress_bar: show one on stderr.
         tracking: give objects ids that last.
-        calibration: where to look for it; without it in the bag: camera_info and /tf_static.
+        calibration: where to look for it; without it in the bag: camera_info, /tf_static and /tf.
         grid: what of the ground is looked at.
 
     Returns:
@@ -66,10 +66,9 @@ def replay(
         tqdm(total=source.n_frames or None, desc="replay", unit="frame", disable=not progress_bar) as progress,
     ):
         for item in source:
-            if item.topic == CAMERA_INFO:
-                with contextlib.suppress(BadImage):  # a damaged one: another comes
-                    perceive.calibrations.take_camera_info(item.message)
             if item.topic != IMAGE:
+                with contextlib.suppress(BadImage):  # a damaged one: another comes
+                    perceive.take(item)
                 continue
             progress.update()
             start = time.perf_counter()

@@ -17,7 +17,7 @@ from perception_node.bags import is_bag, open_bag, typestore
 from perception_node.errors import BadImage, SourceError, one_line
 from perception_node.image import CameraImage, picture_or_none
 from perception_node.messages import MessageFactory, camera_image
-from perception_node.topics import CAMERA_INFO, IMAGE, TF_STATIC, camera_info_beside
+from perception_node.topics import CAMERA_INFO, IMAGE, TF, TF_STATIC, camera_info_beside
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FOLDER_FPS = 10.0
@@ -31,7 +31,7 @@ class SourceMessage:
     """One message of the footage.
 
     Attributes:
-        topic: "image" or "camera_info".
+        topic: "image", "camera_info" or "/tf".
         time_ns: when it was recorded, or is due; nanoseconds since the epoch.
         name: of the frame, unique in its source, fit for a file name.
         read: makes `message`.
@@ -44,8 +44,8 @@ class SourceMessage:
 
     @cached_property
     def message(self) -> Any:
-        """The rosbags library's sensor_msgs/Image or CameraInfo; made when it is asked for, so that one damaged message
-        does not end the footage.
+        """The rosbags library's sensor_msgs/Image, CameraInfo or tf2_msgs/TFMessage; made when it is asked for, so that
+        one damaged message does not end the footage.
 
         Raises:
             BadImage: the message is damaged.
@@ -72,7 +72,7 @@ class Source:
         return name
 
     def static_transforms(self) -> Iterator[Any]:
-        """What was said on /tf_static: tf2_msgs/TFMessage of the rosbags library."""
+        """What was said on /tf_static at any time: tf2_msgs/TFMessage of the rosbags library."""
         return iter(())
 
     def missing(self, n_read: int) -> int:
@@ -224,7 +224,7 @@ class VideoSource(_StamplessSource):
 
 
 class BagSource(Source):
-    """One camera of a rosbag2, with its camera_info where the bag has it.
+    """One camera of a rosbag2, with its camera_info and /tf where the bag has them.
 
     Raises:
         SourceError: the bag cannot be read, or it is not clear which images are meant.
@@ -266,15 +266,17 @@ class BagSource(Source):
 
     def __iter__(self) -> Iterator[SourceMessage]:
         with open_bag(self.path) as reader:
-            connections = [c for c in reader.connections if c.topic in (self.topic, self._info_topic)]
+            connections = [c for c in reader.connections if c.topic in (self.topic, self._info_topic, TF)]
             index = 0
             for connection, time_ns, cdr in reader.messages(connections):
                 read = partial(read_message, reader.typestore, cdr, connection.msgtype)
-                if connection.topic == self._info_topic:
+                if connection.topic == TF:
+                    yield SourceMessage(TF, time_ns, f"tf_{index:06d}", read)
+                elif connection.topic == self._info_topic:
                     yield SourceMessage(CAMERA_INFO, time_ns, f"camera_info_{index:06d}", read)
-                    continue
-                yield SourceMessage(IMAGE, time_ns, f"frame_{index:06d}", read)
-                index += 1
+                else:
+                    yield SourceMessage(IMAGE, time_ns, f"frame_{index:06d}", read)
+                    index += 1
 
 
 def read_message(types: Typestore, cdr: bytes | memoryview, message_type: str) -> Any:

@@ -22,31 +22,34 @@ CAMERA = Camera(
 MOUNTING = Mounting.from_angles(1.5, np.radians(10.0))
 
 
-def write_bag(path, with_calibration):
-    """Two images of 8x8 pixels, and if wanted camera_info and the camera's transform."""
+def write_bag(path, with_calibration, moving=()):
+    """Two images of 8x8 pixels, and if wanted camera_info and the camera's transform: on /tf_static, or on /tf before
+    each image, of these heights."""
 
     def write(topic, message, time_ns):
         bag.write(topic, message.__msgtype__, time_ns, typestore().serialize_cdr(message, message.__msgtype__))
 
     with BagWriter(path) as bag:
-        if with_calibration:
+        if with_calibration and not moving:
             write("/tf_static", transform(), 0)
         for time_ns in (1, 2):
             header = MAKE.header(time_ns, "cam")
+            if moving:
+                write("/tf", transform(moving[time_ns - 1]), time_ns)
             if with_calibration:
                 write("/front/camera_info", CAMERA.message(MAKE, header), time_ns)
             write("/front/image_raw", MAKE.image(header, np.zeros((8, 8, 3), np.uint8), "bgr8"), time_ns)
     return path
 
 
-def transform():
+def transform(height=1.5):
     """Of the same mounting: 90 degrees about two axes, then 10 down, as a quaternion."""
     trace = np.trace(MOUNTING.rotation)
     w = np.sqrt(1 + trace) / 2
     r = MOUNTING.rotation
     x, y, z = (r[2, 1] - r[1, 2]) / (4 * w), (r[0, 2] - r[2, 0]) / (4 * w), (r[1, 0] - r[0, 1]) / (4 * w)
     geometry = MAKE.message_class("geometry_msgs/msg/Transform")(
-        translation=MAKE.message_class("geometry_msgs/msg/Vector3")(x=0.0, y=0.0, z=1.5),
+        translation=MAKE.message_class("geometry_msgs/msg/Vector3")(x=0.0, y=0.0, z=height),
         rotation=MAKE.message_class("geometry_msgs/msg/Quaternion")(x=x, y=y, z=z, w=w),
     )
     stamped = MAKE.message_class("geometry_msgs/msg/TransformStamped")(
@@ -111,6 +114,14 @@ def test_there_are_topics_in_metres(with_calibration):
     middle = object_.bbox.center.position
     assert (track["x"], track["y"], track["z"]) == (pytest.approx(middle.x), pytest.approx(middle.y), 0)
     assert np.isnan(track["vx"])  # of two images, a nanosecond apart
+
+
+def test_a_mounting_on_tf_is_that_of_the_time(tmp_path):
+    """Twice as high, twice as far."""
+    summary, messages = replayed(tmp_path, write_bag(tmp_path / "in", True, moving=(1.5, 3.0)))
+    assert (summary["in_metres"], summary["no_metres"]) == (2, None)
+    first, second = (message.detections[0].results[0].pose.pose.position.x for message in messages["objects"])
+    assert second == pytest.approx(2 * first, rel=1e-4)
 
 
 def test_the_ground_below_the_base_frame(tmp_path):

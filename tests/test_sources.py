@@ -161,6 +161,7 @@ def test_a_bag_with_camera_info(tmp_path, plugin, whole_folder):
             ("/front/image_raw", 100, image(1, 11)),
             ("/front/camera_info", 101, camera_info(11)),
             ("/other/camera_info", 102, camera_info(12)),
+            ("/tf", 150, MAKE.message_class("tf2_msgs/msg/TFMessage")(transforms=[])),
             ("/front/image_raw", 200, image(2, 21)),
         ],
         plugin,
@@ -168,11 +169,14 @@ def test_a_bag_with_camera_info(tmp_path, plugin, whole_folder):
     path = bag if whole_folder else next(p for p in bag.iterdir() if p.suffix in (".mcap", ".db3"))
     source = open_source(path)
     assert source.n_frames == 2
-    assert [(item.topic, item.time_ns, item.message.header.stamp.nanosec) for item in source] == [
-        ("image", 100, 11),
-        ("camera_info", 101, 11),
-        ("image", 200, 21),
+    items = list(source)
+    assert [(item.topic, item.time_ns, item.name) for item in items] == [
+        ("image", 100, "frame_000000"),
+        ("camera_info", 101, "camera_info_000001"),
+        ("/tf", 150, "tf_000001"),
+        ("image", 200, "frame_000001"),
     ]
+    assert [item.message.header.stamp.nanosec for item in items if item.topic != "/tf"] == [11, 11, 21]
 
 
 def test_compressed_images_in_a_bag(tmp_path):

@@ -1,5 +1,6 @@
 """Publishes footage as a camera would: image and, where a bag has it, camera_info."""
 
+import contextlib
 import json
 import signal
 import sys
@@ -22,9 +23,9 @@ from perception_node.coco import write_json
 from perception_node.dds import use_image_profile
 from perception_node.demo.options import FPS, RATE
 from perception_node.diagnostics import DROPPED
-from perception_node.errors import UserError
+from perception_node.errors import BadImage, UserError
 from perception_node.sources import Source, open_source
-from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, NODE, TF_STATIC
+from perception_node.topics import CAMERA_INFO, DIAGNOSTICS, IMAGE, NODE, TF, TF_STATIC
 
 START_TIMEOUT_S = 60.0
 
@@ -42,7 +43,7 @@ class Player(Node):
         self._subscribers, self._answer_timeout_s = subscribers, answer_timeout_s
         self._image = self.create_publisher(Image, IMAGE, QoSProfile(depth=10))
         self._camera_info = self.create_publisher(CameraInfo, CAMERA_INFO, QoSProfile(depth=10))
-        self._static = None
+        self._transforms = self._transform_publishers()
         self._answered: tuple[int, int] | None = None
         self._turned_down = 0
         self._idle_at = 0
@@ -68,7 +69,7 @@ class Player(Node):
             f"{NODE} and {self._subscribers} subscribers of {self._image.topic_name}",
         )
         for transforms in source.static_transforms():
-            self._publish_static(transforms)
+            self._publish_transforms(TF_STATIC, transforms)
         sent = unanswered = 0
         first_ns, start = None, time.monotonic()
         with tqdm(total=source.n_frames or None, desc="play", unit="frame") as progress:
@@ -76,6 +77,10 @@ class Player(Node):
                 first_ns = item.time_ns if first_ns is None else first_ns
                 if not wait:
                     self._spin_for(start + (item.time_ns - first_ns) / 1e9 / rate - time.monotonic())
+                if item.topic == TF:
+                    with contextlib.suppress(BadImage):  # a damaged one: another comes
+                        self._publish_transforms(TF, item.message)
+                    continue
                 publisher = self._image if item.topic == IMAGE else self._camera_info
                 self._answered = None  # stamps may repeat
                 publisher.publish(bytes(typestore().serialize_cdr(item.message, item.message.__msgtype__)))
@@ -91,16 +96,21 @@ class Player(Node):
         self._spin_until(lambda: self._idle_at > end, START_TIMEOUT_S, f"{NODE} to finish")
         return {"sent": sent, "unanswered": unanswered}
 
-    def _publish_static(self, transforms: Any) -> None:
-        """What /tf_static of the footage says, to all who ask, now or later."""
+    def _transform_publishers(self) -> dict[str, Any]:
+        """By topic; none where tf2_msgs is missing, for then the node cannot read them either."""
         try:
             from tf2_msgs.msg import TFMessage
         except ImportError:
-            return  # nor can the node read it
-        if self._static is None:
-            latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-            self._static = self.create_publisher(TFMessage, TF_STATIC, latched)
-        self._static.publish(bytes(typestore().serialize_cdr(transforms, transforms.__msgtype__)))
+            return {}
+        latched = QoSProfile(depth=100, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        return {
+            TF_STATIC: self.create_publisher(TFMessage, TF_STATIC, latched),
+            TF: self.create_publisher(TFMessage, TF, QoSProfile(depth=100)),
+        }
+
+    def _publish_transforms(self, topic: str, message: Any) -> None:
+        if topic in self._transforms:
+            self._transforms[topic].publish(bytes(typestore().serialize_cdr(message, message.__msgtype__)))
 
     def _wait_for_answer(self, stamp: Any) -> bool:
         """Whether instances with this stamp, or word that an image was turned down, came in time."""

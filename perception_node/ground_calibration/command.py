@@ -17,7 +17,7 @@ from perception_node.ground_calibration.points import calibrate_from_points
 from perception_node.image import CameraImage
 from perception_node.messages import camera_image
 from perception_node.sources import Source, check_outside
-from perception_node.topics import CAMERA_INFO
+from perception_node.topics import CAMERA_INFO, IMAGE
 
 _CAMERA_INFO_WITHIN = 10
 """How many images later a bag's first camera_info may come."""
@@ -127,7 +127,7 @@ def _frame(source: Source, wanted: int) -> tuple[CameraImage, Any]:
     for item in source:
         if item.topic == CAMERA_INFO:
             camera_info = item.message
-        else:
+        elif item.topic == IMAGE:
             n_images += 1
             if n_images == wanted + 1:
                 try:

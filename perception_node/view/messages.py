@@ -152,10 +152,9 @@ def show_footage(
     said_classes = False
     for item in tqdm(source, desc="perceive", unit="message", mininterval=1):
         try:
-            if item.topic == CAMERA_INFO:
-                perceive.calibrations.take_camera_info(item.message)
-                entities.take_camera_info(item.message)
             if item.topic != IMAGE:
+                perceive.take(item)
+                (entities.take_camera_info if item.topic == CAMERA_INFO else entities.take_transforms)(item.message)
                 continue
             header, image = item.message.header, camera_image(item.message)
         except BadImage as error:

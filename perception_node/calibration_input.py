@@ -87,12 +87,13 @@ class CalibrationInput:
 
     Args:
         options: files named there are read now. What is wrong with them is said when a calibration is asked for.
+        transforms: of the vehicle, where several cameras share them; then all are used from one thread.
     """
 
-    def __init__(self, options: CalibrationOptions):
+    def __init__(self, options: CalibrationOptions, transforms: Transforms | None = None):
         self.options = options
         self._lock = threading.Lock()
-        self._transforms = Transforms()
+        self._transforms = transforms or Transforms()
         self._transform_error: BadCalibration | None = None
         self._camera_info: Any = None
         self._current: Calibration | None = None

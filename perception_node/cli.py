@@ -318,6 +318,7 @@ def replay(
 @click.option("--host", default="127.0.0.1", show_default=True, help="To listen on; 0.0.0.0 shows it to anybody.")
 @click.option("--port", default=9090, show_default=True, type=click.IntRange(1, 65534), help="And the one after it.")
 @click.option("--memory", default="2GB", show_default=True, help="How much is kept; what is older goes.")
+@click.option("--compressed", is_flag=True, help="Of images that there are both ways, those; over a network.")
 @_TOPIC
 @_computing
 def view(
@@ -332,6 +333,7 @@ def view(
     host: str,
     port: int,
     memory: str,
+    compressed: bool,
     topic: str | None,
     computing: dict[str, Any],
 ) -> None:
@@ -348,7 +350,8 @@ def view(
     Nothing of this needs internet, RViz or an account. docs/view.md says more.
     """
     try:
-        from perception_node.view.command import view as run
+        from perception_node.view.command import Address, Selection, messages_of, serve, serve_file
+        from perception_node.view.command import save as save_to
     except ModuleNotFoundError as error:
         if error.name not in ("rerun", "rerun_bindings", "pyarrow"):
             raise
@@ -356,10 +359,21 @@ def view(
             f"the viewer needs {error.name}: pip install 'perception_node[view]', or make setup-view"
         ) from error
 
+    from perception_node.worker import EngineOptions
+
+    address = Address(host, port, memory)
+    if len(inputs) == 1 and inputs[0].suffix == ".rrd":
+        serve_file(inputs[0], address)
+        return
     calibration = CalibrationOptions(
         camera or "", mounting_url=mounting or "", base_frame=base_frame, ground_z=ground_z
     )
-    run(inputs, model, computing, topic, node, calibration, save, host, port, memory)
+    engine = EngineOptions(model or DEFAULT_MODEL, **computing)
+    messages = messages_of(inputs, Selection(topic, node, compressed), calibration, engine, anew=model is not None)
+    if save is None:
+        serve(messages, calibration, address)
+    else:
+        save_to(messages, calibration, save)
 
 
 @main.command()

@@ -37,6 +37,11 @@ def camera_image(message: Any) -> CameraImage:
     return CameraImage(data, message.height, message.width, message.step, message.encoding, bool(message.is_bigendian))
 
 
+def stamp_ns(header: Any) -> int:
+    """Of a std_msgs/Header, in nanoseconds."""
+    return header.stamp.sec * 10**9 + header.stamp.nanosec
+
+
 class MessageFactory:
     """Fills messages, each with the header of the image that it was made from.
 

@@ -279,12 +279,17 @@ class BagSource(Source):
                     index += 1
 
 
-def read_message(types: Typestore, cdr: bytes | memoryview, message_type: str) -> Any:
-    """A message of a bag, whose message types are `types`; a compressed image as the image that it holds."""
+def deserialize(types: Typestore, cdr: bytes | memoryview, message_type: str) -> Any:
+    """A message of a bag, whose message types are `types`. Raises BadImage if it is damaged."""
     try:
-        message = types.deserialize_cdr(cdr, message_type)
+        return types.deserialize_cdr(cdr, message_type)
     except Exception as error:  # many kinds on damaged messages
         raise BadImage("message", f"{len(cdr)} bytes are no {message_type}: {one_line(error)}") from error
+
+
+def read_message(types: Typestore, cdr: bytes | memoryview, message_type: str) -> Any:
+    """The same; a compressed image as the image that it holds."""
+    message = deserialize(types, cdr, message_type)
     if message_type != _COMPRESSED_TYPE:
         return message
     image = picture_or_none(cv2.imdecode, message.data, cv2.IMREAD_COLOR)

@@ -35,7 +35,7 @@ def _draw_instance(canvas, frame, segment, taxonomy) -> None:
     x0, y0, x1, y1 = segment.box_xyxy
     mask = (frame.instance_map[y0:y1, x0:x1] == segment.id).view(np.uint8)
     contours, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    cv2.drawContours(canvas[y0:y1, x0:x1], contours, -1, _instance_color(segment.id), 2)
+    cv2.drawContours(canvas[y0:y1, x0:x1], contours, -1, instance_color_bgr(segment.id), 2)
     text = f"{taxonomy[segment.class_id].name} {segment.id}"
     (width, height), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
     if x1 - x0 < width // 2:
@@ -45,7 +45,7 @@ def _draw_instance(canvas, frame, segment, taxonomy) -> None:
     cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.4, TEXT_BGR, 1, cv2.LINE_AA)
 
 
-def _instance_color(instance_id: int) -> tuple[int, int, int]:
+def instance_color_bgr(instance_id: int) -> tuple[int, int, int]:
     """A bright colour, far from those of the ids next to it (hues by the golden ratio)."""
     hue = int(instance_id * 0.618034 % 1 * 180)
     blue, green, red = cv2.cvtColor(np.uint8([[[hue, 190, 255]]]), cv2.COLOR_HSV2BGR)[0, 0]

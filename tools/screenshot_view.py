@@ -12,7 +12,7 @@ import click
 import cv2
 from playwright.sync_api import sync_playwright
 
-from perception_node.view.serve import server
+from perception_node.view.serve import Address, server
 
 SOFTWARE_WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 
@@ -25,13 +25,13 @@ SOFTWARE_WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "
 def main(rrd: Path, picture: Path, seconds: int, port: int) -> None:
     """Write PICTURE of RRD, 1200x760."""
     with (
-        server("127.0.0.1", port, "1GB", rrd) as (address, _),
+        server(Address(port=port), rrd) as served,
         sync_playwright() as driver,
         TemporaryDirectory() as part,
     ):
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=SOFTWARE_WEBGL)
         page = browser.new_page(viewport={"width": 1200, "height": 760})
-        page.goto(address, timeout=120_000)
+        page.goto(served.url, timeout=120_000)
         page.wait_for_timeout(seconds * 1000)
         png = Path(part) / "page.png"
         page.screenshot(path=png, timeout=120_000)

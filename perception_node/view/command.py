@@ -2,129 +2,152 @@
 
 import signal
 import sys
-import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import rerun as rr
 
 from perception_node.bags import is_bag
 from perception_node.calibration_input import CalibrationOptions
-from perception_node.errors import SourceError, UserError
-from perception_node.model import DEFAULT_MODEL, load_model
-from perception_node.pipeline import Pipeline
+from perception_node.errors import BadCalibration, BadImage, SourceError, UserError
 from perception_node.sources import open_source
 from perception_node.view.entities import Entities
 from perception_node.view.layout import layout
-from perception_node.view.messages import nodes_of, show_bag, show_footage, topics_of
-from perception_node.view.serve import server
+from perception_node.view.messages import TopicMessage, perceived, recorded, topics_of
+from perception_node.view.selection import Selection, nodes_of
+from perception_node.view.serve import Address, server
+from perception_node.worker import EngineOptions
 
 APPLICATION = "perception_node"
+_SENT_WITHIN_S = 600.0
 
 
-def view(
-    inputs: tuple[Path, ...],
-    model: str | None,
-    computing: dict[str, Any],
-    topic: str | None,
-    node: str | None,
-    calibration: CalibrationOptions,
-    save: Path | None,
-    host: str,
-    port: int,
-    memory: str,
-) -> None:
-    """Shows the inputs until interrupted, or writes them to a file.
+class Messages(NamedTuple):
+    """What is shown.
+
+    Attributes:
+        stream: in order of time.
+        as_they_come: they are made now, and the newest is shown; else they are played from the first on.
+    """
+
+    stream: Iterator[TopicMessage]
+    as_they_come: bool
+
+
+def messages_of(
+    inputs: Sequence[Path], selection: Selection, calibration: CalibrationOptions, engine: EngineOptions, anew: bool
+) -> Messages:
+    """What the inputs say.
 
     Args:
-        inputs: bags with a node's topics (of one drive); or footage; or one .rrd that was saved; none: running nodes.
-        model: perceive the input, a bag with a node's topics too.
-        computing: arguments of Pipeline.
-        topic, node: the image topic and the node to show, where there are several.
-        calibration: where to look for it, besides the messages.
-        save: an .rrd file to write, instead of serving.
-        host, port, memory: see perception_node.view.serve.
+        inputs: bags of one drive; or footage; none: running nodes.
+        selection: what of it.
+        calibration: of footage, where to look for it.
+        engine: what perceives footage.
+        anew: perceive a bag with a node's topics, too.
 
     Raises:
-        UserError: an input cannot be shown, or a port is taken.
+        UserError: an input cannot be shown; raised too while messages come.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the server, too
-    if len(inputs) == 1 and inputs[0].suffix == ".rrd":
-        if not inputs[0].is_file():
-            raise SourceError(f"{inputs[0]}: does not exist")
-        with server(host, port, memory, inputs[0]) as (page, _):
-            _say(page)
-            _until_interrupted()
-        return
-    recording = rr.RecordingStream(APPLICATION)
-    entities = Entities(recording, calibration)
-    live = not inputs
-    steps = _steps(inputs, model, computing, topic, node, calibration, entities)
-    if save is not None:
-        part = save.with_name(f".{save.name}.part")
-        try:
-            recording.save(part)
-            _show(steps, entities, recording, live)
-            recording.disconnect()
-            part.rename(save)
-        finally:
-            part.unlink(missing_ok=True)
-        print(f"-> {save}")
-        return
-    with server(host, port, memory) as (page, data):
-        recording.connect_grpc(data)
-        _say(page)
-        _show(steps, entities, recording, live)
-        _until_interrupted()
-
-
-def _steps(
-    inputs: tuple[Path, ...],
-    model: str | None,
-    computing: dict[str, Any],
-    topic: str | None,
-    node: str | None,
-    calibration: CalibrationOptions,
-    entities: Entities,
-) -> Iterator[None]:
     if not inputs:
-        from perception_node.view.live import show_live  # needs ROS
-
-        yield from show_live(entities, topic, node)
-        return
-    is_recorded = model is None and all(is_bag(path) for path in inputs)
-    if is_recorded and any(nodes_of(topics_of(path)) for path in inputs):
-        for path in inputs:
-            yield from show_bag(path, entities, topic, node)
-        return
+        try:
+            from perception_node.view.live import live
+        except ModuleNotFoundError as error:
+            raise UserError(
+                f"running nodes are seen through ROS, and {error.name} is not installed; else name footage or a bag"
+            ) from error
+        return Messages(live(selection), as_they_come=True)
+    if not anew and all(map(is_bag, inputs)) and any(nodes_of(topics_of(path)) for path in inputs):
+        return Messages(recorded(inputs, selection), as_they_come=False)
     if len(inputs) > 1:
         raise UserError(f"{', '.join(map(str, inputs))}: several are for bags of which one has a node's topics")
-    source = open_source(inputs[0], topic)
-    yield from show_footage(source, Pipeline(load_model(model or DEFAULT_MODEL), **computing), entities, calibration)
+    source = open_source(inputs[0], selection.camera)
+    return Messages(perceived(source, engine.open(), calibration), as_they_come=True)
 
 
-def _show(steps: Iterator[None], entities: Entities, recording: rr.RecordingStream, live: bool) -> None:
-    laid_out = None
+def save(messages: Messages, calibration: CalibrationOptions, file: Path) -> None:
+    """Writes what is shown to an .rrd file, which appears when it is complete; when interrupted, it is."""
+    recording = rr.RecordingStream(APPLICATION)
+    part = file.with_name(f".{file.name}.part")
     try:
-        for _ in steps:
+        recording.save(part)
+        with _until_interrupted():
+            _show(messages._replace(as_they_come=False), recording, calibration)
+        recording.disconnect()
+        part.rename(file)
+    finally:
+        part.unlink(missing_ok=True)
+    print(f"-> {file}")
+
+
+def serve(messages: Messages, calibration: CalibrationOptions, address: Address) -> None:
+    """Shows it in a browser, until interrupted.
+
+    Raises:
+        UserError: a port is taken, or the server ended.
+    """
+    with _until_interrupted(), server(address) as page:
+        print(f"open {page.url}\nCtrl-C ends", flush=True)
+        recording = rr.RecordingStream(APPLICATION)
+        recording.connect_grpc(page.data_url)
+        _show(messages, recording, calibration, page.check)
+        print("that was all; the page stays until Ctrl-C", flush=True)
+        page.wait()
+
+
+def serve_file(file: Path, address: Address) -> None:
+    """Shows a saved file in a browser, until interrupted.
+
+    Raises:
+        UserError: it does not exist, a port is taken, or the server ended.
+    """
+    if not file.is_file():
+        raise SourceError(f"{file}: does not exist")
+    with _until_interrupted(), server(address, file) as page:
+        print(f"open {page.url}\nCtrl-C ends", flush=True)
+        page.wait()
+
+
+def _show(
+    messages: Messages,
+    recording: rr.RecordingStream,
+    calibration: CalibrationOptions,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Logs messages, and a layout for what there is of them. Damaged ones are said, counted and left out.
+
+    Args:
+        check: called often; raises UserError where going on makes no sense.
+    """
+    entities, laid_out = Entities(recording, calibration), None
+    left_out: Counter[str] = Counter()
+    try:
+        for topic, type_, read in messages.stream:
+            check()
+            try:
+                entities.take(topic, type_, read())
+            except (BadImage, BadCalibration) as error:
+                if not left_out[topic]:
+                    print(f"\n{topic}: left out: {error}", file=sys.stderr)
+                left_out[topic] += 1
             if entities.shown != laid_out:
                 laid_out = entities.shown
-                recording.send_blueprint(layout(laid_out, live))
-    except KeyboardInterrupt:
-        print("interrupted: what came so far stays", file=sys.stderr)
-    recording.flush()
-    if entities.problem and not entities.shown.in_metres:
-        print(f"nothing in metres: {entities.problem}", file=sys.stderr)
+                recording.send_blueprint(layout(laid_out, messages.as_they_come))
+        recording.flush(timeout_sec=_SENT_WITHIN_S)
+    finally:
+        for topic, count in left_out.items():
+            print(f"{topic}: {count} message{'s' if count > 1 else ''} left out", file=sys.stderr)
+        if not entities.shown.in_metres:
+            print(f"nothing in metres: {entities.no_metres}", file=sys.stderr)
 
 
-def _say(page: str) -> None:
-    print(f"open {page}\nCtrl-C ends", flush=True)
-
-
-def _until_interrupted() -> None:
+@contextmanager
+def _until_interrupted() -> Iterator[None]:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would be left behind
     try:
-        while True:
-            time.sleep(3600)
+        yield
     except KeyboardInterrupt:
-        print()
+        print("\ninterrupted", file=sys.stderr)

@@ -1,74 +1,103 @@
-"""Which view is where when the viewer opens: on the left what is in pixels, on the right metres and milliseconds."""
+"""Which view is where when the viewer opens: on the left what is in pixels, on the right metres and times."""
 
 import rerun.blueprint as rrb
 
-from perception_node.view.entities import TIMELINE, TIMINGS, VEHICLE, Shown
+from perception_node.view.entities import HEALTH, LEGEND, NO_METRES, RATES, TIMELINE, TIMINGS, VEHICLE, Shown
 
 TRUTH = "truth"
 """A simulation's; behind what nodes say, in a tab of its own."""
-_TRAIL_S = 2.0
 _PLOT_S = 30.0
-_BEHIND = rrb.EyeControls3D(position=(-9, 0, 9), look_target=(12, 0, 0), eye_up=(0, 0, 1))
+_BEHIND = rrb.EyeControls3D(position=(-5, 0, 12), look_target=(15, 0, 0), eye_up=(0, 0, 1))
 """Metres in the base frame: from above and behind the vehicle."""
 
 
-def layout(shown: Shown, live: bool) -> rrb.Blueprint:
+def layout(shown: Shown, as_they_come: bool) -> rrb.Blueprint:
     """The layout for what there is to show.
 
     Args:
-        live: it goes on; the newest is shown. Else it is played from its beginning.
+        as_they_come: the newest is shown. Else it is played from its beginning.
     """
-    trail = rrb.VisibleTimeRange(
-        TIMELINE,
-        start=rrb.TimeRangeBoundary.cursor_relative(seconds=-_TRAIL_S),
-        end=rrb.TimeRangeBoundary.cursor_relative(),
-    )
-    cameras = [
-        rrb.Spatial2DView(name=camera, origin=f"{VEHICLE}/{camera}", contents="$origin/image")
-        for camera in shown.cameras
-    ]
-    perceived = [
-        rrb.Spatial2DView(
-            name=f"{node} ({camera})",
-            origin=f"{VEHICLE}/{camera}",
-            contents=["$origin/image", f"$origin/{node}/**", f"- $origin/{node}/overlay"],
-            overrides={f"{VEHICLE}/{camera}/{node}/tracks": [rrb.VisibleTimeRanges([trail])]},
-        )
-        for camera, node in sorted(shown.in_pixels, key=lambda pair: pair[1] == TRUTH)
-    ]
-    metres = [
-        rrb.Spatial3DView(
-            name=f"{node} (metres)",
-            origin=VEHICLE,
-            contents=[f"$origin/{node}/**", *(f"$origin/{camera}/image" for camera in shown.cameras)],
-            eye_controls=_BEHIND,
-        )
-        for node in sorted(shown.in_metres, key=TRUTH.__eq__)
-    ]
-    times = [
-        rrb.TimeSeriesView(
-            name="milliseconds",
-            origin=TIMINGS,
-            time_ranges=rrb.VisibleTimeRange(
-                TIMELINE,
-                start=rrb.TimeRangeBoundary.cursor_relative(seconds=-_PLOT_S),
-                end=rrb.TimeRangeBoundary.cursor_relative(),
-            ),
-        )
-        for _ in shown.timed[:1]
-    ]
-    columns = [
-        rrb.Vertical(*_tabs(cameras), *_tabs(perceived)),
-        rrb.Vertical(*_tabs(metres), *times, row_shares=[2, 1] if metres and times else None),
-    ]
+    perceived = [_perceived(camera, node, shown) for camera, node in _pairs(shown)]
+    images = [_images(camera) for camera in shown.cameras] + _confidences(shown)
+    metres = [_metres(node, shown) for node in sorted(shown.in_metres, key=TRUTH.__eq__)]
+    why_not = rrb.TextDocumentView(name="metres", origin=NO_METRES)
+    figures = [_plot("milliseconds", TIMINGS)] if shown.timed else []
+    figures += [_plot("images a second", RATES)] if shown.rated else []
+    figures += [rrb.TextLogView(name="health", origin=HEALTH)] if shown.healthy else []
+    right = _rows(_tabs(metres), _tabs(figures)) if metres else _rows(_tabs(figures), why_not)
+    columns = [_rows(_tabs(perceived), _tabs(images)), right]
     return rrb.Blueprint(
-        rrb.Horizontal(*(column for column in columns if column.contents)),
+        rrb.Horizontal(*(column for column in columns if column)),
         rrb.BlueprintPanel(state="hidden"),
         rrb.SelectionPanel(state="hidden"),
-        rrb.TimePanel(state="collapsed", timeline=TIMELINE, play_state="following" if live else "playing"),
+        rrb.TimePanel(
+            state="collapsed", timeline=TIMELINE, play_state="following" if as_they_come else "playing"
+        ),
         auto_views=False,
     )
 
 
-def _tabs(views: list[rrb.View]) -> list[rrb.View | rrb.Tabs]:
-    return [rrb.Tabs(*views)] if len(views) > 1 else views
+def _pairs(shown: Shown) -> list[tuple[str, str]]:
+    """Cameras and what is said of them, truth last."""
+    pairs = dict.fromkeys((camera, node) for camera, node, _ in shown.in_pixels)
+    return sorted(pairs, key=lambda pair: pair[1] == TRUTH)
+
+
+def _perceived(camera: str, node: str, shown: Shown) -> rrb.ContainerLike:
+    """The image with all that is said of it, and what the colours mean beside it."""
+    topics = {name for *pair, name in shown.in_pixels if tuple(pair) == (camera, node)}
+    above = [f"$origin/{node}/**", f"- $origin/{node}/confidence"]
+    seen = rrb.Spatial2DView(
+        name=f"{node} ({camera})",
+        origin=f"{VEHICLE}/{camera}",
+        contents=["$origin/image", *above] if "overlay" not in topics else above,
+    )
+    n_classes = dict(shown.legends).get(node)
+    if not n_classes:
+        return seen
+    bounds = rrb.VisualBounds2D(x_range=(-1, 1), y_range=(-1, n_classes))
+    legend = rrb.Spatial2DView(name="classes", origin=f"{LEGEND}/{node}", visual_bounds=bounds, titlebar=False)
+    return rrb.Horizontal(seen, legend, column_shares=[4, 1], name=f"{node} ({camera})")
+
+
+def _images(camera: str) -> rrb.View:
+    return rrb.Spatial2DView(name=camera, origin=f"{VEHICLE}/{camera}", contents="$origin/image")
+
+
+def _confidences(shown: Shown) -> list[rrb.View]:
+    return [
+        rrb.Spatial2DView(
+            name=f"confidence ({camera})", origin=f"{VEHICLE}/{camera}", contents=f"$origin/{node}/confidence"
+        )
+        for camera, node, name in shown.in_pixels
+        if name == "confidence"
+    ]
+
+
+def _metres(node: str, shown: Shown) -> rrb.View:
+    frustums = [f"$origin/{camera}{image}" for camera in shown.cameras for image in ("", "/image")]
+    return rrb.Spatial3DView(
+        name=f"{node} (metres)",
+        origin=VEHICLE,
+        contents=[f"$origin/{node}/**", *frustums],
+        eye_controls=_BEHIND,
+    )
+
+
+def _plot(name: str, origin: str) -> rrb.View:
+    times = rrb.VisibleTimeRange(
+        TIMELINE,
+        start=rrb.TimeRangeBoundary.cursor_relative(seconds=-_PLOT_S),
+        end=rrb.TimeRangeBoundary.cursor_relative(),
+    )
+    return rrb.TimeSeriesView(name=name, origin=origin, time_ranges=times, plot_legend=rrb.Corner2D.LeftTop)
+
+
+def _tabs(views: list[rrb.ContainerLike]) -> rrb.ContainerLike | None:
+    return rrb.Tabs(*views) if len(views) > 1 else next(iter(views), None)
+
+
+def _rows(*rows: rrb.ContainerLike | None) -> rrb.ContainerLike | None:
+    """One below the other, the first one larger; those that there are."""
+    present = [row for row in rows if row is not None]
+    return rrb.Vertical(*present, row_shares=[3, 2][: len(present)]) if present else None

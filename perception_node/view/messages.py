@@ -1,9 +1,11 @@
-"""Recorded messages, and those made of footage that is perceived now, as entities."""
+"""What is shown, as a stream of messages: recorded ones, or those of footage that is perceived now."""
 
-import sys
-from collections.abc import Iterator, Mapping
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -13,41 +15,35 @@ from perception_node.errors import BadImage, SourceError
 from perception_node.messages import MessageFactory, camera_image
 from perception_node.perceiver import Perceiver
 from perception_node.pipeline import Pipeline
-from perception_node.sources import Source, read_message
-from perception_node.topics import (
-    ALL_OUTPUTS,
-    CAMERA_INFO,
-    DIAGNOSTICS,
-    IMAGE,
-    LABEL_INFO,
-    NODE,
-    TF,
-    TF_STATIC,
-    camera_info_beside,
+from perception_node.sources import Source, deserialize
+from perception_node.topics import ALL_OUTPUTS, CAMERA_INFO, DIAGNOSTICS, IMAGE, LABEL_INFO, NODE, TF, TF_STATIC
+from perception_node.view.selection import (
+    CAMERA_INFO_TYPE,
+    DIAGNOSTICS_TYPE,
+    IMAGE_TYPE,
+    NODE_TOPICS,
+    TRANSFORMS_TYPE,
+    Selection,
+    cameras_of,
+    nodes_of,
 )
-from perception_node.view.entities import NODE_TOPICS, Entities
 
-_IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-_CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-_TRANSFORMS = "tf2_msgs/msg/TFMessage"
-_DIAGNOSTICS = "diagnostic_msgs/msg/DiagnosticArray"
+_FOOTAGE = {IMAGE: IMAGE_TYPE, CAMERA_INFO: CAMERA_INFO_TYPE, TF: TRANSFORMS_TYPE}
+"""Types of the topics of footage."""
 
 
-def nodes_of(topics: Mapping[str, str]) -> set[str]:
-    """What is before /class_map, /instances and so on, among topics by name with their types."""
-    return {topic.rpartition("/")[0] for topic in topics if topic.rpartition("/")[2] in NODE_TOPICS - {LABEL_INFO}}
+class TopicMessage(NamedTuple):
+    """A message on its way to the viewer.
 
+    Attributes:
+        topic: its name.
+        type: of its messages, e.g. "sensor_msgs/msg/Image".
+        read: gives rclpy's or rosbags' message. Raises BadImage if it is damaged.
+    """
 
-def cameras_of(topics: Mapping[str, str]) -> list[str]:
-    """The image topics of cameras: not those of nodes. Those with a camera_info beside them, if there are some."""
-    nodes = nodes_of(topics)
-    cameras = sorted(
-        topic
-        for topic, type_ in topics.items()
-        if type_ in _IMAGES and not any(topic.startswith(f"{node}/") for node in nodes)
-    )
-    calibrated = [topic for topic in cameras if camera_info_beside(topic) in topics]
-    return calibrated or cameras
+    topic: str
+    type: str
+    read: Callable[[], Any]
 
 
 def topics_of(bag: Path) -> dict[str, str]:
@@ -56,118 +52,77 @@ def topics_of(bag: Path) -> dict[str, str]:
         return {connection.topic: connection.msgtype for connection in reader.connections if connection.msgcount}
 
 
-def take(entities: Entities, topic: str, message_type: str, message: Any) -> None:
-    """Shows a message of a topic that `wanted` names.
+def recorded(bags: Sequence[Path], selection: Selection) -> Iterator[TopicMessage]:
+    """The messages of bags of one drive, in order of the time at which they were recorded.
 
     Raises:
-        BadImage: it is not what it should be.
+        SourceError: a bag cannot be read, or there is nothing to show.
     """
-    if message_type == _CAMERA_INFO:
-        entities.take_camera_info(message)
-    elif message_type == _TRANSFORMS:
-        entities.take_transforms(message)
-    elif message_type == _DIAGNOSTICS:
-        entities.show_diagnostics(message)
-    elif topic.rpartition("/")[2] in NODE_TOPICS:
-        entities.show(topic, message)
-    else:
-        entities.show_image(topic, message)
-
-
-def wanted(topics: Mapping[str, str], camera: str | None, node: str | None) -> dict[str, str]:
-    """Those that are shown, with their types.
-
-    Args:
-        topics: what there is.
-        camera: the image topic to show; None: all.
-        node: the node to show; None: all.
-
-    Raises:
-        SourceError: there is no such.
-    """
-    nodes, cameras = nodes_of(topics), cameras_of(topics)
-    if camera is not None and topics.get(camera) not in _IMAGES:
-        raise SourceError(f"--topic {camera}: no image topic; there are: {', '.join(cameras) or 'none'}")
-    if node is not None and (node := "/" + node.strip("/")) not in nodes:
-        raise SourceError(f"--node {node}: no such node; there are: {', '.join(sorted(nodes)) or 'none'}")
-    chosen = {camera} if camera else set(cameras)
-    return {
-        topic: type_
-        for topic, type_ in topics.items()
-        if topic in chosen
-        or type_ == _CAMERA_INFO
-        or (type_ == _TRANSFORMS and topic in (TF, TF_STATIC))
-        or (type_ == _DIAGNOSTICS and topic == DIAGNOSTICS)
-        or (
-            topic.rpartition("/")[2] in NODE_TOPICS
-            and type_ not in _IMAGES[1:]
-            and topic.rpartition("/")[0] in ({node} if node else nodes)
-        )
-    }
-
-
-def show_bag(bag: Path, entities: Entities, camera: str | None = None, node: str | None = None) -> Iterator[None]:
-    """Shows a bag's messages, one a step. Damaged ones are counted, said and left out.
-
-    Raises:
-        SourceError: it cannot be read, or has nothing to show.
-    """
-    topics = wanted(topics_of(bag), camera, node)
+    topics = {topic: type_ for bag in bags for topic, type_ in topics_of(bag).items()}
+    names = " and ".join(bag.name for bag in bags)
     if not nodes_of(topics) and not cameras_of(topics):
-        raise SourceError(f"{bag}: has neither images nor topics of a perception node; pass one that has")
-    bad: dict[str, int] = {}
-    with open_bag(bag) as reader:
-        connections = [connection for connection in reader.connections if connection.topic in topics]
-        messages = reader.messages(connections)
-        total = sum(connection.msgcount for connection in connections)
-        for connection, _, cdr in tqdm(messages, total=total, desc=bag.name, unit="message", mininterval=1):
-            try:
-                take(
-                    entities,
-                    connection.topic,
-                    connection.msgtype,
-                    read_message(reader.typestore, cdr, connection.msgtype),
-                )
-            except BadImage as error:
-                if connection.topic not in bad:
-                    tqdm.write(f"{bag}: {connection.topic}: left out: {error}", file=sys.stderr)
-                bad[connection.topic] = bad.get(connection.topic, 0) + 1
-            yield
-    for topic, count in bad.items():
-        print(f"{bag}: {topic}: {count} messages left out", file=sys.stderr)
+        raise SourceError(f"{names}: neither images nor topics of a perception node; pass a bag that has some")
+    chosen = selection.among(topics)
+    with ExitStack() as stack:
+        readers = [stack.enter_context(open_bag(bag)) for bag in bags]
+        wanted = [[connection for connection in reader.connections if connection.topic in chosen] for reader in readers]
+        streams = [_messages(*pair) for pair in zip(readers, wanted, strict=True) if pair[1]]
+        total = sum(connection.msgcount for connections in wanted for connection in connections)
+        in_order = heapq.merge(*streams, key=lambda item: item[0])
+        for _, message in tqdm(in_order, total=total, desc=names, unit="message", mininterval=1):
+            yield message
 
 
-def show_footage(
-    source: Source, pipeline: Pipeline, entities: Entities, calibration: CalibrationOptions
-) -> Iterator[None]:
-    """Perceives the footage as a node would and shows each image with what was seen in it, one a step.
+def _messages(reader: Any, connections: list[Any]) -> Iterator[tuple[int, TopicMessage]]:
+    """Of an open bag, with the nanoseconds at which they were recorded."""
+    for connection, time_ns, cdr in reader.messages(connections):
+        read = partial(deserialize, reader.typestore, cdr, connection.msgtype)
+        yield time_ns, TopicMessage(connection.topic, connection.msgtype, read)
+
+
+def perceived(source: Source, pipeline: Pipeline, calibration: CalibrationOptions) -> Iterator[TopicMessage]:
+    """Footage, and what a node says of it.
 
     Raises:
         SourceError: the footage cannot be read.
     """
     make, taxonomy = MessageFactory.rosbags(typestore()), pipeline.model.taxonomy
     perceive = Perceiver(pipeline, source, calibration=calibration)
+
+    def say(topic: str, message: Any) -> TopicMessage:
+        return TopicMessage(topic, message.__msgtype__, lambda: message)
+
     for transforms in source.static_transforms():
-        entities.take_transforms(transforms)
-    said_classes = False
-    for item in tqdm(source, desc="perceive", unit="message", mininterval=1):
+        yield say(TF_STATIC, transforms)
+    yield say(f"/{NODE}/{LABEL_INFO}", make.label_info(make.header(0, ""), taxonomy))
+    is_warm = False
+    for item in tqdm(source, desc=f"{source.path}: perceive", unit="message", mininterval=1):
+        yield TopicMessage(f"/{item.topic.strip('/')}", _FOOTAGE[item.topic], partial(getattr, item, "message"))
         try:
             if item.topic != IMAGE:
                 perceive.take(item)
-                (entities.take_camera_info if item.topic == CAMERA_INFO else entities.take_transforms)(item.message)
                 continue
             header, image = item.message.header, camera_image(item.message)
-        except BadImage as error:
-            tqdm.write(f"{source.path}: {item.name} refused: {error}", file=sys.stderr)
-            continue
-        if not said_classes:
-            entities.show(f"/{NODE}/{LABEL_INFO}", make.label_info(header, taxonomy))
-            said_classes = True
-        scene = perceive(header, image)  # why it is not in metres, `entities` says
-        entities.show_image(IMAGE, item.message)
-        for name in NODE_TOPICS & ALL_OUTPUTS.keys() - {"overlay"}:
-            message = ALL_OUTPUTS[name].fill(make, scene)
-            if message is not None:
-                entities.show(f"/{NODE}/{name}", message)
-        entities.show_milliseconds(NODE, header, pipeline.timer.newest())
-        yield
+        except BadImage:
+            continue  # whoever reads it says so
+        scene = perceive(header, image)  # why it is not in metres, the viewer says
+        for name in NODE_TOPICS.keys() & ALL_OUTPUTS.keys() - {"overlay"}:
+            answer = ALL_OUTPUTS[name].fill(make, scene)
+            if answer is not None:
+                yield say(f"/{NODE}/{name}", answer)
+        if is_warm:
+            yield say(DIAGNOSTICS, _times(make, header, pipeline.timer.newest()))
+        is_warm = True
+
+
+def _times(make: MessageFactory, header: Any, milliseconds: dict[str, float]) -> Any:
+    """Of one image, as a node tells the medians of many."""
+    pair = make.message_class("diagnostic_msgs/msg/KeyValue")
+    status = make.message_class("diagnostic_msgs/msg/DiagnosticStatus")(
+        level=0,
+        name=f"/{NODE}: perception",
+        message="",
+        hardware_id="",
+        values=[pair(key=f"{stage} ms", value=str(value)) for stage, value in milliseconds.items()],
+    )
+    return make.message_class(DIAGNOSTICS_TYPE)(header=header, status=[status])

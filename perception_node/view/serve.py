@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,27 +23,61 @@ from urllib.parse import quote
 from perception_node.errors import UserError
 from perception_node.paths import cache_folder
 
-PORT = 9090
 _STARTS_WITHIN_S = 60.0
 _LOOPBACK = "127.0.0.1"
 
 
-@contextmanager
-def server(host: str, port: int, memory: str, rrd: Path | None = None) -> Iterator[tuple[str, str]]:
-    """Runs until the context is left.
+@dataclass(frozen=True)
+class Address:
+    """Where a browser finds the view.
 
-    Args:
+    Attributes:
         host: the address to listen on; 127.0.0.1 is for this machine alone. Nobody is asked for a password.
         port: of the page; the next one is that of the data.
         memory: how much is kept, e.g. "2GB"; what is older goes.
-        rrd: a recording to show from the start.
+    """
 
-    Yields:
-        the page's address for a browser, and the data's address for RecordingStream.connect_grpc.
+    host: str = "127.0.0.1"
+    port: int = 9090
+    memory: str = "2GB"
+
+
+@dataclass(frozen=True)
+class Page:
+    """A view that is served.
+
+    Attributes:
+        url: for a browser.
+        data_url: for RecordingStream.connect_grpc.
+    """
+
+    url: str
+    data_url: str
+    _server: subprocess.Popen
+
+    def check(self) -> None:
+        """Raises UserError if rerun's server has ended."""
+        if self._server.poll() is not None:
+            raise UserError(f"rerun's server ended with status {self._server.returncode}; less --memory may help")
+
+    def wait(self) -> None:
+        """Until it ends, which it does not by itself. Raises UserError if it does."""
+        self._server.wait()
+        self.check()
+
+
+@contextmanager
+def server(address: Address, rrd: Path | None = None) -> Iterator[Page]:
+    """Runs until the context is left.
+
+    Args:
+        address: where.
+        rrd: a recording to show from the start.
 
     Raises:
         UserError: a port is taken, or rerun's server does not start.
     """
+    host, port = address.host, address.port
     for number in (port, port + 1):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -54,7 +89,7 @@ def server(host: str, port: int, memory: str, rrd: Path | None = None) -> Iterat
         probe.bind((_LOOPBACK, 0))
         files_port = probe.getsockname()[1]
     command = [_program(), *([str(rrd)] if rrd else []), "--serve-web", "--bind", host, "--port", str(port + 1)]
-    command += ["--web-viewer-port", str(files_port), "--server-memory-limit", memory]
+    command += ["--web-viewer-port", str(files_port), "--server-memory-limit", address.memory]
     command += ["--cors-allow-origin", f"http://*:{port}"]
     environment = {**os.environ, "XDG_CONFIG_HOME": str(_config_folder())}
     # In a session of its own: Ctrl-C is for us, who end it.
@@ -71,7 +106,7 @@ def server(host: str, port: int, memory: str, rrd: Path | None = None) -> Iterat
         with ThreadingHTTPServer((host, port), _handler(files, page, port + 1)) as pages:
             Thread(target=pages.serve_forever, daemon=True).start()
             try:
-                yield f"http://{name}:{port}{page}", f"rerun+http://{reachable}:{port + 1}/proxy"
+                yield Page(f"http://{name}:{port}{page}", f"rerun+http://{reachable}:{port + 1}/proxy", child)
             finally:
                 pages.shutdown()
     finally:

@@ -1,0 +1,160 @@
+"""The server of the view, and its page in a browser, where there is one."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rerun", reason="rerun-sdk is not installed: make setup-view")
+
+import cv2
+from street import CAMVID, CAR, MAGENTA_BGR, ROAD, street_messages, write_mounting
+
+from perception_node.bags import BagWriter, typestore
+from perception_node.errors import UserError
+from perception_node.messages import MessageFactory
+from perception_node.view.serve import Address, server
+
+SOFTWARE_WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+PATIENCE_S = 300
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FREE_RGB, OCCUPIED_RGB = (60, 200, 90), (200, 70, 60)
+
+
+def free_address(memory: str = "100MB") -> Address:
+    """With a port, and one after it, that nobody listens on."""
+    while True:
+        with socket.socket() as one, socket.socket() as next_one:
+            one.bind(("127.0.0.1", 0))
+            port = one.getsockname()[1]
+            try:
+                next_one.bind(("127.0.0.1", port + 1))
+                return Address(port=port, memory=memory)
+            except (OSError, OverflowError):
+                continue
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    path = tmp_path / "bag"
+    with BagWriter(path) as writer:
+        for index, (topic, type_, message) in enumerate(street_messages(5, MessageFactory.rosbags(typestore()))):
+            writer.write(topic, type_, index, typestore().serialize_cdr(message, type_))
+    return path
+
+
+def start_view(*arguments: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "perception_node.cli", "view", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_port_that_is_taken_is_said_with_the_remedy():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"127.0.0.1:{port}: .*--port"), server(Address(port=port)):
+            pass
+
+
+def test_what_rerun_does_not_take_is_said_in_its_words():
+    with pytest.raises(UserError, match="much"), server(free_address(memory="much")):
+        pass
+
+
+def test_the_page_may_load_nothing_from_elsewhere():
+    with server(free_address()) as page, urlopen(page.url) as answer:
+        policy = answer.headers["Content-Security-Policy"]
+        assert "re_viewer.js" in answer.read().decode()
+    assert "default-src 'self'" in policy
+    assert "https:" not in policy
+    with pytest.raises(OSError, match="refused"):
+        urlopen(page.url)
+
+
+def test_a_server_that_is_killed_is_said():
+    with server(free_address()) as page:
+        page.check()
+        os.kill(page._server.pid, signal.SIGKILL)
+        with pytest.raises(UserError, match="rerun's server ended with status -9"):
+            page.wait()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_when_all_was_shown_the_page_stays_until_it_is_interrupted(bag: Path, how):
+    address = free_address()
+    process = start_view(bag, "--port", address.port)
+    said = iter(process.stdout.readline, "")
+    assert f"open http://127.0.0.1:{address.port}/" in next(said)
+    assert next(said) == "Ctrl-C ends\n"
+    assert next(said) == "that was all; the page stays until Ctrl-C\n"
+    assert urlopen(f"http://127.0.0.1:{address.port}/").status == 200
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "interrupted" in errors
+    assert "Traceback" not in errors
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", address.port + 1))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
+def test_a_browser_shows_camera_classes_objects_and_grid_where_they_are(bag: Path, tmp_path: Path):
+    """Slow where a processor draws: it waits for what it looks for, as long as that may take."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup-view")
+    rrd, seen = tmp_path / "t.rrd", tmp_path / "seen.png"
+    process = start_view(bag, "--save", rrd, "--mounting", write_mounting(tmp_path))
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, errors
+    elsewhere = []
+    with server(free_address(), rrd) as served, playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=SOFTWARE_WEBGL)
+        page = browser.new_page(viewport={"width": 800, "height": 500})
+        page.on("requestfinished", lambda request: elsewhere.append(request.url))
+        page.goto(served.url, timeout=PATIENCE_S * 1000)
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            page.screenshot(path=seen, timeout=PATIENCE_S * 1000)
+            wrong = wrong_in(cv2.imread(str(seen)))
+            if not wrong or time.monotonic() > end:
+                break
+            page.wait_for_timeout(1000)
+        browser.close()
+    assert wrong == ""
+    assert [url for url in elsewhere if "//127.0.0.1:" not in url and not url.startswith(("data:", "blob:"))] == []
+
+
+def wrong_in(bgr: np.ndarray) -> str:
+    """What of the last frame of street_messages(5) is not where it should be in a picture of the page."""
+    magenta = np.array(MAGENTA_BGR[::-1])
+    road, car = (0.6 * magenta + 0.4 * np.array(CAMVID[id_].color) for id_ in (ROAD, CAR))
+    colors = {"image": magenta, "road": road, "car": car, "free": FREE_RGB, "occupied": OCCUPIED_RGB}
+    # What is drawn in 3D is lighted, and the grid is not opaque.
+    masks = {
+        name: (np.abs(bgr[..., ::-1].astype(float) - color).max(2) < (50 if name in ("free", "occupied") else 10))
+        for name, color in colors.items()
+    }
+    if missing := [name for name, mask in masks.items() if mask.sum() < 30]:
+        return f"no {', '.join(missing)}"
+    left, top, width, height = cv2.boundingRect(masks["road"].view(np.uint8))
+    scale = width / 64
+    if abs(height - 24 * scale) > 2:
+        return f"the road is {width}x{height} pixels; expected: the lower half of an image of 64x48"
+    if not masks["image"][round(top - 12 * scale), round(left + 8 * scale)]:
+        return "no image without a class above the road"
+    box = cv2.boundingRect(masks["car"].view(np.uint8))
+    expected = np.array([left + 24 * scale, top - 4 * scale, 16 * scale, 10 * scale])
+    if np.abs(np.array(box) - expected).max() > scale + 2:
+        return f"the car is at {box}; expected: {expected}"
+    free, occupied = (np.argwhere(masks[name])[:, 1].mean() for name in ("free", "occupied"))
+    if free <= occupied:
+        return "the free cell is not to the right of the occupied one"
+    return ""

@@ -28,7 +28,7 @@ Drawing = dict[str, rr.AsComponents]
 
 DRIVABLE_RGB = DRIVABLE_BGR[::-1]
 _JPEG_QUALITY = 85
-_CLASSES_OPACITY = 0.4
+_CLASSES_OPACITY = 0.5
 _LINE, _THIN_LINE = rr.Radius.ui_points(1.5), rr.Radius.ui_points(0.5)
 _NAMED_FROM = 1 / 16
 """Of the image's width. Names of smaller, far objects would hide the scene."""

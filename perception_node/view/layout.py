@@ -7,7 +7,7 @@ from perception_node.view.entities import HEALTH, LEGEND, NO_METRES, RATES, TIME
 TRUTH = "truth"
 """A simulation's; behind what nodes say, in a tab of its own."""
 _PLOT_S = 30.0
-_BEHIND = rrb.EyeControls3D(position=(-5, 0, 12), look_target=(15, 0, 0), eye_up=(0, 0, 1))
+_BEHIND = rrb.EyeControls3D(position=(-8, 0, 11), look_target=(11, 0, 0), eye_up=(0, 0, 1))
 """Metres in the base frame: from above and behind the vehicle."""
 
 

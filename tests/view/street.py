@@ -60,7 +60,7 @@ def street_messages(n: int, make: MessageFactory, compressed: bool = False) -> l
             (
                 f"{node}/drivable_grid",
                 "nav_msgs/msg/OccupancyGrid",
-                occupancy_grid(make, base, DrivableGrid(cells, 0.5, (2.0, -1.0))),
+                occupancy_grid(make, base, DrivableGrid(cells, 2.0, (6.0, -3.0))),
             ),
             (f"{node}/free_space", "sensor_msgs/msg/LaserScan", laser_scan(make, base, free)),
         ]

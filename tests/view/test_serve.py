@@ -26,7 +26,6 @@ from perception_node.view.serve import Address, server
 SOFTWARE_WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 PATIENCE_S = 300
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FREE_RGB, OCCUPIED_RGB = (60, 200, 90), (200, 70, 60)
 
 
 def free_address(memory: str = "100MB") -> Address:
@@ -134,27 +133,34 @@ def test_a_browser_shows_camera_classes_objects_and_grid_where_they_are(bag: Pat
 
 def wrong_in(bgr: np.ndarray) -> str:
     """What of the last frame of street_messages(5) is not where it should be in a picture of the page."""
-    magenta = np.array(MAGENTA_BGR[::-1])
-    road, car = (0.6 * magenta + 0.4 * np.array(CAMVID[id_].color) for id_ in (ROAD, CAR))
-    colors = {"image": magenta, "road": road, "car": car, "free": FREE_RGB, "occupied": OCCUPIED_RGB}
-    # What is drawn in 3D is lighted, and the grid is not opaque.
-    masks = {
-        name: (np.abs(bgr[..., ::-1].astype(float) - color).max(2) < (50 if name in ("free", "occupied") else 10))
-        for name, color in colors.items()
+    magenta, white = MAGENTA_BGR[::-1], (255, 255, 255)
+    colors = {
+        "image": magenta,
+        "road": mixed(CAMVID[ROAD].color, magenta, 0.5),
+        "car": mixed(CAMVID[CAR].color, magenta, 0.5),
+        "free cell": mixed((60, 200, 90), white, 0.7),
+        "occupied cell": mixed((200, 70, 60), white, 0.7),
     }
+    masks = {name: np.abs(bgr[..., ::-1].astype(float) - color).max(2) < 10 for name, color in colors.items()}
     if missing := [name for name, mask in masks.items() if mask.sum() < 30]:
         return f"no {', '.join(missing)}"
-    left, top, width, height = cv2.boundingRect(masks["road"].view(np.uint8))
+    boxes = {name: np.array(cv2.boundingRect(mask.view(np.uint8))) for name, mask in masks.items()}
+    left, top, width, height = boxes["road"]
     scale = width / 64
-    if abs(height - 24 * scale) > 2:
+    if abs(height - 24 * scale) > scale:
         return f"the road is {width}x{height} pixels; expected: the lower half of an image of 64x48"
     if not masks["image"][round(top - 12 * scale), round(left + 8 * scale)]:
         return "no image without a class above the road"
-    box = cv2.boundingRect(masks["car"].view(np.uint8))
     expected = np.array([left + 24 * scale, top - 4 * scale, 16 * scale, 10 * scale])
-    if np.abs(np.array(box) - expected).max() > scale + 2:
-        return f"the car is at {box}; expected: {expected}"
-    free, occupied = (np.argwhere(masks[name])[:, 1].mean() for name in ("free", "occupied"))
-    if free <= occupied:
-        return "the free cell is not to the right of the occupied one"
+    if np.abs(boxes["car"] - expected).max() > scale + 2:
+        return f"the car is at {boxes['car']}; expected: {expected}"
+    (x, y, *_), (free_x, free_y, *_) = boxes["occupied cell"], boxes["free cell"]
+    if abs(x - free_x) > 20 or free_y <= y:
+        return "the free cell is not nearer than the occupied one"
     return ""
+
+
+def mixed(color: tuple[int, int, int], under: tuple[int, int, int], opacity: float) -> np.ndarray:
+    """One colour over another, as the viewer mixes them (sRGB): it is the light that is mixed."""
+    above, below = ((np.array(each) / 255) ** 2.2 for each in (color, under))
+    return 255 * (opacity * above + (1 - opacity) * below) ** (1 / 2.2)

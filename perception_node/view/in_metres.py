@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import rerun as rr
 
-from perception_node.view.in_pixels import DRIVABLE_RGB, Drawing, SeenNode, instance_colors, tracks_of
+from perception_node.ground_messages import ARROW_S
+from perception_node.view.in_pixels import DRIVABLE_RGB, LINE, Drawing, SeenNode, instance_colors, tracks_of
 
 _GRID_OPACITY = 0.7
 _GRID_RGBA = {0: (60, 200, 90, 255), 100: (200, 70, 60, 255)}
@@ -13,7 +14,7 @@ _GRID_RGBA = {0: (60, 200, 90, 255), 100: (200, 70, 60, 255)}
 _FLAT_M = 0.1
 """What is drawn of a box's side that is not seen."""
 _ABOVE_GROUND_M = 0.05
-_ARROW_S = 1.0
+"""How high over the ground, and so over the grid, lines on it are drawn."""
 
 
 def drivable_grid(message: Any, node: SeenNode) -> Drawing:
@@ -64,14 +65,15 @@ def objects(message: Any, node: SeenNode) -> Drawing:
 
 
 def tracks(message: Any, node: SeenNode) -> Drawing:
-    """An arrow as long as an object's way in a second, where that is known."""
+    """An arrow as long as an object's way in half a second, where that is known."""
     points = tracks_of(message)
     points = points[np.isfinite(points["vx"]) & np.isfinite(points["x"])]
-    level = np.full(len(points), _ABOVE_GROUND_M)
+    level = np.zeros(len(points))
     return {
         "": rr.Arrows3D(
-            origins=np.stack([points["x"], points["y"], level], 1),
-            vectors=np.stack([points["vx"], points["vy"], 0 * level], 1) * _ARROW_S,
+            origins=np.stack([points["x"], points["y"], points["z"] + _ABOVE_GROUND_M], 1),
+            vectors=np.stack([points["vx"], points["vy"], level], 1) * ARROW_S,
             colors=instance_colors(points["id"]),
+            radii=LINE,
         )
     }

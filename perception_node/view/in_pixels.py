@@ -16,6 +16,7 @@ import rerun as rr
 from PIL import Image
 
 from perception_node.errors import BadImage
+from perception_node.ground_messages import ARROW_S
 from perception_node.image import picture_or_none
 from perception_node.labels import known_category
 from perception_node.messages import camera_image, stamp_ns
@@ -29,11 +30,10 @@ Drawing = dict[str, rr.AsComponents]
 DRIVABLE_RGB = DRIVABLE_BGR[::-1]
 _JPEG_QUALITY = 85
 _CLASSES_OPACITY = 0.5
-_LINE, _THIN_LINE = rr.Radius.ui_points(1.5), rr.Radius.ui_points(0.5)
+LINE, _THIN_LINE = rr.Radius.ui_points(1.5), rr.Radius.ui_points(0.5)
 _NAMED_FROM = 1 / 16
 """Of the image's width. Names of smaller, far objects would hide the scene."""
 _TRAIL_S = 2.0
-_ARROW_S = 0.5
 
 
 @dataclass
@@ -114,13 +114,13 @@ def instance_map(message: Any, node: SeenNode) -> Drawing:
         outlines = _outlines(mask[y : y + height, x : x + width], cv2.RETR_EXTERNAL, offset=(x, y))
         lines += outlines
         ids += [id_] * len(outlines)
-    return {"": rr.LineStrips2D(lines, colors=instance_colors(ids), radii=_LINE)}
+    return {"": rr.LineStrips2D(lines, colors=instance_colors(ids), radii=LINE)}
 
 
 def drivable_area(message: Any, node: SeenNode) -> Drawing:
     """Its edge."""
     outlines = _outlines(_pixels(message, np.uint8), cv2.RETR_CCOMP)
-    return {"": rr.LineStrips2D(outlines, colors=[DRIVABLE_RGB], radii=_LINE)}
+    return {"": rr.LineStrips2D(outlines, colors=[DRIVABLE_RGB], radii=LINE)}
 
 
 def instances(message: Any, node: SeenNode) -> Drawing:
@@ -156,12 +156,12 @@ def tracks(message: Any, node: SeenNode) -> Drawing:
     speeds = np.stack([points["du"], points["dv"]], 1)
     moves = np.isfinite(speeds).all(1)
     return {
-        "": rr.LineStrips2D([[(x, y) for _, x, y in trail] for trail in trails.values()], colors=colors, radii=_LINE),
+        "": rr.LineStrips2D([[(x, y) for _, x, y in trail] for trail in trails.values()], colors=colors, radii=LINE),
         "velocity": rr.Arrows2D(
             origins=np.stack([points["u"], points["v"]], 1)[moves] + 0.5,
-            vectors=speeds[moves] * _ARROW_S,
+            vectors=speeds[moves] * ARROW_S,
             colors=colors[moves],
-            radii=_LINE,
+            radii=LINE,
         ),
     }
 

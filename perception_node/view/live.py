@@ -30,7 +30,7 @@ def live(selection: Selection) -> Iterator[TopicMessage]:
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)  # Ctrl-C stays Python's
     viewer = Node("perception_view")
     make = MessageFactory.rclpy()
-    subscribed: set[str] = set()
+    found, subscribed = {}, set()
     came: deque[TopicMessage] = deque()
     said, started, looked = "", time.monotonic(), 0.0
 
@@ -50,8 +50,9 @@ def live(selection: Selection) -> Iterator[TopicMessage]:
         while True:
             if time.monotonic() - looked > _LOOK_EVERY_S:
                 looked = time.monotonic()
-                found = viewer.get_topic_names_and_types()
-                topics = {name: types[0] for name, types in found if viewer.count_publishers(name)}
+                # Only those that were there the last time too: what is sent both ways is not discovered at once.
+                before, found = found, dict(viewer.get_topic_names_and_types())
+                topics = {name: found[name][0] for name in found.keys() & before if viewer.count_publishers(name)}
                 missing = _missing(selection, topics)
                 if looked - started > _FOUND_WITHIN_S and missing != said:
                     said = missing

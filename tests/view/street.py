@@ -12,6 +12,8 @@ from perception_node.messages import MessageFactory
 from perception_node.mounting import Mounting
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import builtin_taxonomy
+from perception_node.tracking import Track
+from perception_node.tracking_messages import track_cloud
 
 STAMP_NS = 1_700_000_000 * 10**9
 CAMVID = builtin_taxonomy("camvid")
@@ -29,6 +31,12 @@ def maps(index: int) -> tuple[np.ndarray, np.ndarray]:
     class_map[20:30, 20 + index : 36 + index] = CAR
     instance_map[20:30, 20 + index : 36 + index] = 7
     return class_map, instance_map
+
+
+def track(index: int) -> Track:
+    """The car's. Its speed in metres is known from the third image on."""
+    speeds = ((-4.0, 2.0), (0.5, 0.5)) if index > 1 else (None, None)
+    return Track(7, ((CAR, 0.9),), 1 + index, 0.1 * index, (10.0, 0.0), (8.0, 1.0), *speeds)
 
 
 def street_messages(n: int, make: MessageFactory, compressed: bool = False) -> list[tuple[str, str, Any]]:
@@ -57,6 +65,7 @@ def street_messages(n: int, make: MessageFactory, compressed: bool = False) -> l
                 )
             ),
             (f"{node}/instances", "vision_msgs/msg/Detection2DArray", make.instances(header, frame)),
+            (f"{node}/tracks", "sensor_msgs/msg/PointCloud2", track_cloud(make, base, frame, [track(index)])),
             (
                 f"{node}/drivable_grid",
                 "nav_msgs/msg/OccupancyGrid",

@@ -20,8 +20,6 @@ from perception_node.cli import main  # noqa: E402
 from perception_node.errors import BadImage  # noqa: E402
 from perception_node.messages import MessageFactory  # noqa: E402
 from perception_node.panoptic import PanopticFrame  # noqa: E402
-from perception_node.tracking import Track  # noqa: E402
-from perception_node.tracking_messages import track_cloud  # noqa: E402
 from perception_node.view import in_metres, in_pixels  # noqa: E402
 from perception_node.view.entities import Entities  # noqa: E402
 from perception_node.view.in_pixels import SeenNode  # noqa: E402
@@ -81,6 +79,13 @@ def test_a_bag_is_written_as_entities_that_hold_what_it_holds(compressed, tmp_pa
     assert np.max(strip, 0).tolist() == [35.5, 29.5]
     red, green, blue = instance_color_bgr(7)[::-1]
     assert found[f"{NODE}/instance_map", "colors"][0] == [(red << 24) + (green << 16) + (blue << 8) + 255]
+
+    # Half a second's way; the tracks' header names the base frame, which camera they are of the other messages'.
+    assert found[f"{NODE}/tracks/velocity", "origins"][2] == [[30.5, 25.5]]
+    assert found[f"{NODE}/tracks/velocity", "vectors"] == [[[5.0, 0.0]]] * 5
+    in_metres_too = "vehicle/perception_node/tracks"
+    assert found[in_metres_too, "vectors"] == [[], []] + [[[-2.0, 1.0, 0.0]]] * 3
+    assert found[in_metres_too, "origins"][2] == [[8.0, 1.0, pytest.approx(0.05)]]
 
     grid = np.asarray(found["vehicle/perception_node/drivable_grid", "data"][0][0], np.uint8).reshape(2, 3, 4)
     assert grid[1, :2, :3].argmax(1).tolist() == [1, 0]  # green is free, red occupied, in the lowest row
@@ -156,7 +161,8 @@ def test_what_is_shown_decides_what_the_layout_has(rrd):
     recorded.take(street_messages(1, MAKE))
     shown = recorded.entities.shown
     assert shown.cameras == ("camera",)
-    assert {name for _, _, name in shown.in_pixels} == {"class_map", "instance_map", "drivable_area", "instances"}
+    assert {camera for camera, _, _ in shown.in_pixels} == {"camera"}
+    assert shown.in_metres == ("perception_node",)
     left, right = layout(shown, as_they_come=False).root_container.contents
     above, below = left.contents
     assert [view.name for view in above.contents] == ["perception_node (camera)", "classes"]
@@ -186,43 +192,23 @@ def test_each_camera_has_its_own_lens(rrd):
     assert [matrix[0][0] for matrix in found["vehicle/rear", "image_from_camera"]] == [2 * K[0, 0]]
 
 
-def track(x: float, index: int) -> object:
-    """~/tracks of one car with id 7, whose middle is at (x, 24.5) and that moves ahead with 4 m/s."""
-    class_map, instance_map = np.full((48, 64), 255, np.uint8), np.zeros((48, 64), np.uint16)
-    left = round(x - 4.5)
-    class_map[20:30, left : left + 10], instance_map[20:30, left : left + 10] = CAR, 7
-    frame = PanopticFrame.from_maps(class_map, instance_map, np.full((48, 64), 255, np.uint8))
-    tracked = Track(
-        id=7,
-        class_scores=((CAR, 0.9),),
-        hits=index,
-        age_s=index / 10,
-        velocity_px_s=(10.0, 0.0),
-        position_m=(12.0, -1.0),
-        velocity_m_s=(4.0, 0.0),
-    )
-    return track_cloud(MAKE, MAKE.header(STAMP_NS + index * 10**8, "camera"), frame, (tracked,))
+def tracks(n: int) -> list:
+    """~/tracks of the first n images."""
+    return [message for topic, _, message in street_messages(n, MAKE) if topic.endswith("/tracks")]
 
 
 def test_a_track_leaves_its_way_of_the_last_seconds_and_none_from_the_future():
     node = SeenNode()
-    for index in range(30):
-        drawn = in_pixels.tracks(track(10 + index, index), node)
+    for message in tracks(24):
+        drawn = in_pixels.tracks(message, node)
     (way,) = drawn[""].strips.as_arrow_array().to_pylist()
-    assert way[-1] == pytest.approx(way[0] + np.array([20, 0]))  # two seconds at a pixel each tenth
-    assert drawn["velocity"].vectors.as_arrow_array().to_pylist() == [[5.0, 0.0]]
-    again = in_pixels.tracks(track(10, 0), node)
+    assert [x for x, _ in way] == [28.5 + index for index in range(3, 24)]  # two seconds at a pixel each tenth
+    again = in_pixels.tracks(tracks(1)[0], node)
     assert [len(way) for way in again[""].strips.as_arrow_array().to_pylist()] == [1]
-    gone = track(10, 1)
+    (gone,) = tracks(1)
     gone.width, gone.data = 0, gone.data[:0]
     in_pixels.tracks(gone, node)
     assert node.trails == {}
-
-
-def test_speeds_in_metres_are_arrows_on_the_ground():
-    drawn = in_metres.tracks(track(10, 1), SeenNode())[""]
-    assert drawn.origins.as_arrow_array().to_pylist() == [[12.0, -1.0, pytest.approx(0.05)]]
-    assert drawn.vectors.as_arrow_array().to_pylist() == [[4.0, 0.0, 0.0]]
 
 
 def test_free_space_has_no_edge_where_no_ground_is_seen():

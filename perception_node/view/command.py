@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 import rerun as rr
@@ -15,7 +16,7 @@ from perception_node.calibration_input import CalibrationOptions
 from perception_node.errors import BadCalibration, BadImage, SourceError, UserError
 from perception_node.sources import open_source
 from perception_node.view.entities import Entities
-from perception_node.view.layout import layout
+from perception_node.view.layout import FROM_THE_FIRST, JUST_RECEIVED, THE_NEWEST, Playing, layout
 from perception_node.view.messages import TopicMessage, perceived, recorded, topics_of
 from perception_node.view.selection import Selection, nodes_of
 from perception_node.view.serve import Address, server
@@ -29,12 +30,12 @@ class Messages(NamedTuple):
     """What is shown.
 
     Attributes:
-        stream: in order of time.
-        as_they_come: they are made now, and the newest is shown; else they are played from the first on.
+        stream: the messages, in order.
+        playing: how.
     """
 
     stream: Iterator[TopicMessage]
-    as_they_come: bool
+    playing: Playing
 
 
 def messages_of(
@@ -59,13 +60,13 @@ def messages_of(
             raise UserError(
                 f"running nodes are seen through ROS, and {error.name} is not installed; else name footage or a bag"
             ) from error
-        return Messages(live(selection), as_they_come=True)
+        return Messages(live(selection), JUST_RECEIVED)
     if not anew and all(map(is_bag, inputs)) and any(nodes_of(topics_of(path)) for path in inputs):
-        return Messages(recorded(inputs, selection), as_they_come=False)
+        return Messages(recorded(inputs, selection), FROM_THE_FIRST)
     if len(inputs) > 1:
         raise UserError(f"{', '.join(map(str, inputs))}: several are for bags of which one has a node's topics")
     source = open_source(inputs[0], selection.camera)
-    return Messages(perceived(source, engine.open(), calibration), as_they_come=True)
+    return Messages(perceived(source, engine.open(), calibration), THE_NEWEST)
 
 
 def save(messages: Messages, calibration: CalibrationOptions, file: Path) -> None:
@@ -74,8 +75,8 @@ def save(messages: Messages, calibration: CalibrationOptions, file: Path) -> Non
     part = file.with_name(f".{file.name}.part")
     try:
         recording.save(part)
-        with _until_interrupted():
-            _show(messages._replace(as_they_come=False), recording, calibration)
+        with _until_interrupted() as check:
+            _show(messages._replace(playing=FROM_THE_FIRST), recording, calibration, check)
         recording.disconnect()
         part.rename(file)
     finally:
@@ -89,11 +90,11 @@ def serve(messages: Messages, calibration: CalibrationOptions, address: Address)
     Raises:
         UserError: a port is taken, or the server ended.
     """
-    with _until_interrupted(), server(address) as page:
+    with _until_interrupted() as check, server(address) as page:
         print(f"open {page.url}\nCtrl-C ends", flush=True)
         recording = rr.RecordingStream(APPLICATION)
         recording.connect_grpc(page.data_url)
-        _show(messages, recording, calibration, page.check)
+        _show(messages, recording, calibration, check, page.check)
         print("that was all; the page stays until Ctrl-C", flush=True)
         page.wait()
 
@@ -112,21 +113,19 @@ def serve_file(file: Path, address: Address) -> None:
 
 
 def _show(
-    messages: Messages,
-    recording: rr.RecordingStream,
-    calibration: CalibrationOptions,
-    check: Callable[[], None] = lambda: None,
+    messages: Messages, recording: rr.RecordingStream, calibration: CalibrationOptions, *checks: Callable[[], None]
 ) -> None:
     """Logs messages, and a layout for what there is of them. Damaged ones are said, counted and left out.
 
     Args:
-        check: called often; raises UserError where going on makes no sense.
+        checks: called for each message; they raise where it must not go on.
     """
     entities, laid_out = Entities(recording, calibration), None
     left_out: Counter[str] = Counter()
     try:
         for topic, type_, read in messages.stream:
-            check()
+            for check in checks:
+                check()
             try:
                 entities.take(topic, type_, read())
             except (BadImage, BadCalibration) as error:
@@ -135,7 +134,7 @@ def _show(
                 left_out[topic] += 1
             if entities.shown != laid_out:
                 laid_out = entities.shown
-                recording.send_blueprint(layout(laid_out, messages.as_they_come))
+                recording.send_blueprint(layout(laid_out, messages.playing))
         recording.flush(timeout_sec=_SENT_WITHIN_S)
     finally:
         for topic, count in left_out.items():
@@ -145,9 +144,23 @@ def _show(
 
 
 @contextmanager
-def _until_interrupted() -> Iterator[None]:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the server would be left behind
+def _until_interrupted() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM end what is done in it. Yields a check for that: in rerun's functions exceptions get lost."""
+    interrupted = Event()
+
+    def interrupt(*_: object) -> None:
+        interrupted.set()
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield check
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -52,6 +52,8 @@ _PLOT_RGB = (
 """Easily told apart: matplotlib's."""
 _EPOCH_NS = 10**18
 """Stamps before this (2001) count from the start of something, not from 1970."""
+_LONGEST_MS = 3.6e6
+"""What is older than an hour has its stamp from another clock; it would make the others' lines flat."""
 _LEVELS = (rr.TextLogLevel.INFO, rr.TextLogLevel.WARN, rr.TextLogLevel.ERROR, rr.TextLogLevel.ERROR)
 """By diagnostic_msgs/DiagnosticStatus's."""
 
@@ -184,8 +186,12 @@ class Entities:
                 self._shown["in_metres"][node] = None
 
     def _show_diagnostics(self, message: Any) -> None:
-        """Of perception nodes: how long stages took (the medians, where many images are meant), rates, and health."""
-        self._at(message.header)
+        """Of perception nodes: how long stages took (the medians, where many images are meant), rates, and health.
+
+        They are shown with the newest image: a node's clock can be another than its camera's.
+        """
+        if self._counts_from_1970 is None:
+            self._at(message.header)
         for status in message.status:
             name, _, what = status.name.partition(": ")
             if what != "perception":
@@ -193,6 +199,8 @@ class Entities:
             node = entity_name(name)
             for pair in status.values:
                 if found := re.fullmatch(r"(\w+)(?: p50)? ms", pair.key):
+                    if float(pair.value) > _LONGEST_MS:
+                        continue
                     self._plot(f"{TIMINGS}/{node}/{found[1]}", float(pair.value))
                     self._shown["timed"][node] = None
                 elif found := re.fullmatch(r"(\w+) rate Hz", pair.key):

@@ -1,5 +1,7 @@
 """Which view is where when the viewer opens: on the left what is in pixels, on the right metres and times."""
 
+from typing import NamedTuple
+
 import rerun.blueprint as rrb
 
 from perception_node.view.entities import HEALTH, LEGEND, NO_METRES, RATES, TIMELINE, TIMINGS, VEHICLE, Shown
@@ -11,18 +13,32 @@ _BEHIND = rrb.EyeControls3D(position=(-8, 0, 11), look_target=(11, 0, 0), eye_up
 """Metres in the base frame: from above and behind the vehicle."""
 
 
-def layout(shown: Shown, as_they_come: bool) -> rrb.Blueprint:
-    """The layout for what there is to show.
+class Playing(NamedTuple):
+    """What is shown of the past and the present.
 
-    Args:
-        as_they_come: the newest is shown. Else it is played from its beginning.
+    Attributes:
+        state: "following" shows the newest, "playing" begins with the first.
+        timeline: by which time.
     """
+
+    state: str
+    timeline: str
+
+
+FROM_THE_FIRST = Playing("playing", TIMELINE)
+THE_NEWEST = Playing("following", TIMELINE)
+JUST_RECEIVED = Playing("following", "log_time")
+"""By rerun's own timeline: the stamps of running nodes can jump back, and be of several clocks."""
+
+
+def layout(shown: Shown, playing: Playing) -> rrb.Blueprint:
+    """The layout for what there is to show."""
     perceived = [_perceived(camera, node, shown) for camera, node in _pairs(shown)]
     images = [_images(camera) for camera in shown.cameras] + _confidences(shown)
     metres = [_metres(node, shown) for node in sorted(shown.in_metres, key=TRUTH.__eq__)]
     why_not = rrb.TextDocumentView(name="metres", origin=NO_METRES)
-    figures = [_plot("milliseconds", TIMINGS)] if shown.timed else []
-    figures += [_plot("images a second", RATES)] if shown.rated else []
+    figures = [_plot("milliseconds", TIMINGS, playing.timeline)] if shown.timed else []
+    figures += [_plot("images a second", RATES, playing.timeline)] if shown.rated else []
     figures += [rrb.TextLogView(name="health", origin=HEALTH)] if shown.healthy else []
     right = _rows(_tabs(metres), _tabs(figures)) if metres else _rows(_tabs(figures), why_not)
     columns = [_rows(_tabs(perceived), _tabs(images)), right]
@@ -30,9 +46,7 @@ def layout(shown: Shown, as_they_come: bool) -> rrb.Blueprint:
         rrb.Horizontal(*(column for column in columns if column)),
         rrb.BlueprintPanel(state="hidden"),
         rrb.SelectionPanel(state="hidden"),
-        rrb.TimePanel(
-            state="collapsed", timeline=TIMELINE, play_state="following" if as_they_come else "playing"
-        ),
+        rrb.TimePanel(state="collapsed", timeline=playing.timeline, play_state=playing.state),
         auto_views=False,
     )
 
@@ -84,9 +98,9 @@ def _metres(node: str, shown: Shown) -> rrb.View:
     )
 
 
-def _plot(name: str, origin: str) -> rrb.View:
+def _plot(name: str, origin: str, timeline: str) -> rrb.View:
     times = rrb.VisibleTimeRange(
-        TIMELINE,
+        timeline,
         start=rrb.TimeRangeBoundary.cursor_relative(seconds=-_PLOT_S),
         end=rrb.TimeRangeBoundary.cursor_relative(),
     )

@@ -23,7 +23,7 @@ from perception_node.panoptic import PanopticFrame  # noqa: E402
 from perception_node.view import in_metres, in_pixels  # noqa: E402
 from perception_node.view.entities import Entities  # noqa: E402
 from perception_node.view.in_pixels import SeenNode  # noqa: E402
-from perception_node.view.layout import layout  # noqa: E402
+from perception_node.view.layout import FROM_THE_FIRST, layout  # noqa: E402
 from perception_node.visualize import instance_color_bgr  # noqa: E402
 
 IMAGE, NODE = "vehicle/camera/image", "vehicle/camera/perception_node"
@@ -163,7 +163,7 @@ def test_what_is_shown_decides_what_the_layout_has(rrd):
     assert shown.cameras == ("camera",)
     assert {camera for camera, _, _ in shown.in_pixels} == {"camera"}
     assert shown.in_metres == ("perception_node",)
-    left, right = layout(shown, as_they_come=False).root_container.contents
+    left, right = layout(shown, FROM_THE_FIRST).root_container.contents
     above, below = left.contents
     assert [view.name for view in above.contents] == ["perception_node (camera)", "classes"]
     assert below.name == "camera"
@@ -262,11 +262,13 @@ def test_times_rates_and_health_of_diagnostics(rrd):
 
     recorded = Recorded(rrd)
     figures = {"network_p50_ms": "21.5", "network_p95_ms": "40", "received": "3", "output_rate_Hz": "9.8"}
+    figures["age_p50_ms"] = "9e10"  # the camera's clock is another
     recorded.take([diagnostics(5, b"\x00", "active", **figures), diagnostics(6, b"\x00", "active", network_ms="22")])
     recorded.take([diagnostics(7, 2, "no image on /image for 3 s")])
     shown, found = recorded.entities.shown, recorded.columns()
     assert shown.timed == shown.rated == shown.healthy == ("front_perception_node",)
     assert found["timings/front_perception_node/network", "scalars"] == [[21.5], [22.0]]
+    assert ("timings/front_perception_node/age", "scalars") not in found
     assert found["rates/front_perception_node/output", "scalars"] == [[9.8]]
     assert found["health/front_perception_node", "text"] == [["active"], ["no image on /image for 3 s"]]
     assert found["health/front_perception_node", "level"] == [["INFO"], ["ERROR"]]

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -21,6 +22,7 @@ from street import CAMVID, CAR, MAGENTA_BGR, ROAD, street_messages, write_mounti
 from perception_node.bags import BagWriter, typestore
 from perception_node.errors import UserError
 from perception_node.messages import MessageFactory
+from perception_node.view.command import _until_interrupted
 from perception_node.view.serve import Address, server
 
 SOFTWARE_WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
@@ -103,6 +105,15 @@ def test_when_all_was_shown_the_page_stays_until_it_is_interrupted(bag: Path, ho
     assert "Traceback" not in errors
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", address.port + 1))
+
+
+def test_an_interrupt_that_gets_lost_where_it_came_is_not_forgotten():
+    with _until_interrupted() as check:
+        with suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        check()
+        pytest.fail("it went on")
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")

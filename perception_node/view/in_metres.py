@@ -24,6 +24,7 @@ def drivable_grid(message: Any, node: SeenNode) -> Drawing:
     for value, rgba in _GRID_RGBA.items():
         colors[value] = rgba
     origin, turn = info.origin.position, info.origin.orientation
+    node.ground_z = origin.z
     return {
         "": rr.GridMap(
             # The first row of an OccupancyGrid is the lowest, that of an image the highest.
@@ -43,7 +44,8 @@ def free_space(message: Any, node: SeenNode) -> Drawing:
     """Its edge, in pieces between which no ground is seen."""
     ranges = np.asarray(message.ranges, np.float32)
     angles = message.angle_min + np.arange(len(ranges)) * message.angle_increment
-    edge = np.stack([ranges * np.cos(angles), ranges * np.sin(angles), np.full(len(ranges), _ABOVE_GROUND_M)], 1)
+    level = np.full(len(ranges), node.ground_z + _ABOVE_GROUND_M)
+    edge = np.stack([ranges * np.cos(angles), ranges * np.sin(angles), level], 1)
     seen = np.isfinite(ranges)
     pieces = np.split(edge, np.flatnonzero(np.diff(seen)) + 1)[0 if seen[:1].any() else 1 :: 2]
     return {"": rr.LineStrips3D([piece for piece in pieces if len(piece) > 1], colors=[DRIVABLE_RGB])}

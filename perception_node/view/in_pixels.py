@@ -43,11 +43,13 @@ class SeenNode:
     Attributes:
         categories: by the class map's values; empty before its label_info came.
         width: of the images, pixels; 0 before a map came.
+        ground_z: of the base frame, as the grid has it; a LaserScan has none.
         trails: where each track's middle was: nanoseconds, x, y. Of tracks that are there.
     """
 
     categories: Mapping[int, Category] = field(default_factory=dict)
     width: int = 0
+    ground_z: float = 0.0
     trails: dict[int, deque[tuple[int, float, float]]] = field(default_factory=dict)
 
     def category(self, class_id: int) -> Category:

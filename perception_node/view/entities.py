@@ -173,17 +173,21 @@ class Entities:
             self._shown["legends"][node, len(seen.categories)] = None
             return
         self._at(message.header)
-        if name in _IN_PIXELS:
-            if name == "tracks":
-                camera = self._camera_of.get(node, _camera(message.header))
-            else:
-                camera = self._camera_of[node] = _camera(message.header)
+        if name in _IN_PIXELS and (camera := self._camera_seen(node, name, message.header)):
             self._log(f"{VEHICLE}/{camera}/{node}/{name}", _IN_PIXELS[name](message, seen))
             self._shown["in_pixels"][camera, node, name] = None
         if name in _IN_METRES:
             self._log(f"{VEHICLE}/{node}/{name}", _IN_METRES[name](message, seen))
             if name in _BASE_FRAME_ALONE:
                 self._shown["in_metres"][node] = None
+
+    def _camera_seen(self, node: str, name: str, header: Any) -> str | None:
+        """Whose image is meant. The header of tracks can name the base frame: then it is that of the node's others."""
+        if name != "tracks":
+            self._camera_of[node] = _camera(header)
+        elif _camera(header) in self._shown["cameras"]:
+            return _camera(header)
+        return self._camera_of.get(node)
 
     def _show_diagnostics(self, message: Any) -> None:
         """Of perception nodes: how long stages took (the medians, where many images are meant), rates, and health.

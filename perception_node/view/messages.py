@@ -106,9 +106,8 @@ def perceived(source: Source, pipeline: Pipeline, calibration: CalibrationOption
         except BadImage:
             continue  # whoever reads it says so
         scene = perceive(header, image)  # why it is not in metres, the viewer says
-        for name in NODE_TOPICS.keys() & ALL_OUTPUTS.keys() - {"overlay"}:
-            answer = ALL_OUTPUTS[name].fill(make, scene)
-            if answer is not None:
+        for name, output in ALL_OUTPUTS.items():
+            if name in NODE_TOPICS and name != "overlay" and (answer := output.fill(make, scene)) is not None:
                 yield say(f"/{NODE}/{name}", answer)
         if is_warm:
             yield say(DIAGNOSTICS, _times(make, header, pipeline.timer.newest()))

@@ -272,3 +272,11 @@ def test_times_rates_and_health_of_diagnostics(rrd):
     assert found["rates/front_perception_node/output", "scalars"] == [[9.8]]
     assert found["health/front_perception_node", "text"] == [["active"], ["no image on /image for 3 s"]]
     assert found["health/front_perception_node", "level"] == [["INFO"], ["ERROR"]]
+
+
+def test_tracks_that_come_first_are_of_no_camera_yet(rrd):
+    recorded = Recorded(rrd)
+    messages = street_messages(1, MAKE)
+    (first,) = (item for item in messages if item[0].endswith("/tracks"))
+    recorded.take([first, *messages])
+    assert {camera for camera, _, _ in recorded.entities.shown.in_pixels} == {"camera"}

@@ -90,6 +90,7 @@ class Diagnostics:
         self._health = Health(clock)
         self._last_image = clock()
         self._told = self.counts.copy()
+        self._last_why = ""
 
     def activated(self) -> None:
         """From now on images are expected."""
@@ -106,9 +107,10 @@ class Diagnostics:
         self._processed.add()
         self.timer.add(AGE, age_ms)
 
-    def dropped(self, reason: str) -> None:
-        """Args: reason: one of DROPPED."""
+    def dropped(self, reason: str, why: str = "") -> None:
+        """Args: reason: one of DROPPED; why: of one that was refused or failed, what is wrong."""
         self.counts[reason] += 1
+        self._last_why = why or self._last_why
 
     def health(self, topic: str, timeout_s: float, more: Iterable[tuple[Level, str]] = ()) -> tuple[Level, str]:
         """How an active node is, since it was last asked.
@@ -128,7 +130,7 @@ class Diagnostics:
         if new["refused"] or new["failed"]:
             is_some = new["processed"] > 0
             text = "images refused or lost" if is_some else "every image refused or lost"
-            problems.append((Level.WARN if is_some else Level.ERROR, f"{text}; see the log"))
+            problems.append((Level.WARN if is_some else Level.ERROR, f"{text}, the last: {self._last_why}"))
         if new["stale"] and not new["processed"]:
             problems.append((Level.ERROR, "every image is too old when its turn comes; see max_age"))
         return self._health.update(problems)

@@ -1,5 +1,9 @@
 """What a user can get wrong. The message is one line that names the thing, its value and the remedy."""
 
+from typing import TypeVar
+
+AnyError = TypeVar("AnyError", bound=Exception)
+
 
 class UserError(Exception):
     """Bad input from outside: shown to the user as one line, without a traceback."""
@@ -44,3 +48,9 @@ class BadCalibration(UserError):
 def one_line(error: Exception) -> str:
     """What a library says is wrong, on one line even if it says it on several, or not at all."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def without_trace(error: AnyError) -> AnyError:
+    """An error as it can be kept: its trace, and those of its causes, hold all that was at hand there, images too."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

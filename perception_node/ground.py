@@ -20,7 +20,7 @@ import numpy as np
 
 from perception_node.camera import Camera
 from perception_node.device import Array, Device
-from perception_node.errors import BadCalibration, UserError
+from perception_node.errors import BadCalibration, UserError, without_trace
 from perception_node.mounting import Mounting
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import Taxonomy
@@ -339,7 +339,7 @@ class Grounds:
             try:
                 self._ground = Ground(device, *calibration, taxonomy, options)
             except BadCalibration as error:
-                self.problem = error.with_traceback(None)
+                self.problem = without_trace(error)
         return self._ground
 
 

@@ -27,7 +27,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from perception_node.calibration_input import Calibration, CalibrationInput, CalibrationOptions, MissingCalibration
 from perception_node.device import open_device
 from perception_node.diagnostics import Diagnostics, Level
-from perception_node.errors import BadCalibration, BadImage, DeviceError, UserError, one_line
+from perception_node.errors import BadCalibration, BadImage, DeviceError, UserError, one_line, without_trace
 from perception_node.ground import Grounds
 from perception_node.image import CameraImage
 from perception_node.messages import MessageFactory, camera_image
@@ -126,10 +126,10 @@ class PerceptionNode(LifecycleNode):
                 self._publishing.submit(self._publish, scene)
                 return
         except BadImage as error:
-            self._figures.dropped("refused")
+            self._figures.dropped("refused", str(error))
             self.get_logger().warning(f"image refused: {error}", throttle_duration_sec=WARNING_PERIOD_S)
-        except DeviceError:
-            self._figures.dropped("failed")
+        except DeviceError as error:
+            self._figures.dropped("failed", str(error))
             self._worker.ready(self)
             raise
         except Exception as error:
@@ -141,13 +141,14 @@ class PerceptionNode(LifecycleNode):
         try:
             calibration, problem = self._calibration.calibration(header.frame_id, image.width, image.height), None
         except BadCalibration as error:
-            calibration, problem = None, error
+            calibration, problem = None, without_trace(error)
+            said = f"no outputs in metres: {error}"
             if str(error) == str(self._calibration_problem):
                 pass
             elif isinstance(error, MissingCalibration):
-                self.get_logger().info(f"no outputs in metres: {error}")
+                self.get_logger().info(said, throttle_duration_sec=WARNING_PERIOD_S)
             else:
-                self.get_logger().warning(f"no outputs in metres: {error}")
+                self.get_logger().warning(said, throttle_duration_sec=WARNING_PERIOD_S)
         self._calibration_problem = problem
         return calibration
 
@@ -180,8 +181,9 @@ class PerceptionNode(LifecycleNode):
     def _lose(self, error: Exception) -> None:
         if not self.context.ok():
             return  # shut down while at work: the publishers are gone
-        self._figures.dropped("failed")
-        self.get_logger().error(f"image lost: {type(error).__name__}: {error}", throttle_duration_sec=WARNING_PERIOD_S)
+        why = f"{type(error).__name__}: {error}"
+        self._figures.dropped("failed", why)
+        self.get_logger().error(f"image lost: {why}", throttle_duration_sec=WARNING_PERIOD_S)
 
     def _age_s(self, header: Any) -> float:
         """Seconds since the stamp, in the node's time, which may be a bag's."""

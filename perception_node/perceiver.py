@@ -5,7 +5,7 @@ from typing import Any
 
 from perception_node.calibration_input import CalibrationInput, CalibrationOptions
 from perception_node.device import open_device
-from perception_node.errors import BadCalibration, UserError
+from perception_node.errors import BadCalibration, UserError, without_trace
 from perception_node.ground import GridOptions, Grounds
 from perception_node.image import CameraImage
 from perception_node.pipeline import Pipeline
@@ -69,7 +69,7 @@ class Perceiver:
         try:
             calibrated = self.calibrations.calibration(header.frame_id, image.width, image.height)
         except BadCalibration as error:
-            self.no_metres = error
+            self.no_metres = without_trace(error)
         frame, timer = self._pipeline(image), self._pipeline.timer
         scene = Scene(header, image, frame, self._taxonomy, timer, calibrated, self._grounds)
         return scene if self._tracker is None else scene.tracked(self._tracker)

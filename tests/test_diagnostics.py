@@ -97,6 +97,15 @@ def test_only_what_is_new_since_it_was_last_asked_counts(clock):
     assert figures.health("/image", 100.0) == (OK, "ok")
 
 
+def test_the_last_reason_is_said(clock):
+    figures = Diagnostics(clock)
+    for why in ("step: 7 bytes", "width: 0"):
+        figures.received()
+        figures.dropped("refused", why)
+    figures.dropped("superseded")
+    assert figures.health("/image", 2.0) == (ERROR, "every image refused or lost, the last: width: 0")
+
+
 def test_what_others_find_counts_too(clock):
     figures = Diagnostics(clock)
     figures.received()

@@ -14,8 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from perception_node.errors import BadImage
-from perception_node.image import CameraImage, picture_or_none
+from perception_node.compressed import decode
+from perception_node.image import CameraImage
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import Taxonomy
 from perception_node.tracking import Track
@@ -25,15 +25,12 @@ def camera_image(message: Any) -> CameraImage:
     """The image in rclpy's or rosbags' sensor_msgs/Image, whose data is not copied, or CompressedImage.
 
     Raises:
-        BadImage: the encoding is not known, width, height, step and data do not fit each other, or the data is not a
-            JPEG or PNG image.
+        BadImage: the encoding is not known, width, height, step and data do not fit each other, or what is compressed
+            cannot be decoded; see perception_node.compressed.
     """
     data = np.frombuffer(message.data, np.uint8)
     if hasattr(message, "format"):
-        pixels = picture_or_none(cv2.imdecode, data, cv2.IMREAD_COLOR)
-        if pixels is None:
-            raise BadImage("data", f"not a JPEG or PNG image (format {message.format!r}, {data.size} bytes)")
-        return CameraImage.from_bgr(pixels)
+        return CameraImage.from_bgr(decode(data))
     return CameraImage(data, message.height, message.width, message.step, message.encoding, bool(message.is_bigendian))
 
 

@@ -14,6 +14,7 @@ from rosbags.typesys.store import Typestore
 from tqdm import tqdm
 
 from perception_node.bags import is_bag, open_bag, typestore
+from perception_node.compressed import decode
 from perception_node.errors import BadImage, SourceError, one_line
 from perception_node.image import CameraImage, picture_or_none
 from perception_node.messages import MessageFactory, camera_image
@@ -292,7 +293,4 @@ def read_message(types: Typestore, cdr: bytes | memoryview, message_type: str) -
     message = deserialize(types, cdr, message_type)
     if message_type != _COMPRESSED_TYPE:
         return message
-    image = picture_or_none(cv2.imdecode, message.data, cv2.IMREAD_COLOR)
-    if image is None:
-        raise BadImage("data", f"not a JPEG or PNG image (format {message.format!r}, {len(message.data)} bytes)")
-    return MessageFactory.rosbags(typestore()).image(message.header, image, "bgr8")
+    return MessageFactory.rosbags(typestore()).image(message.header, decode(message.data), "bgr8")

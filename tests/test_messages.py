@@ -250,5 +250,5 @@ def test_compressed_images_say_how_and_hold_the_pixels(make, pixels, encoding, c
 def test_a_compressed_image_that_cannot_be_decoded_is_refused(make):
     message = make.compressed_image(make.header(5, "camera"), np.zeros((4, 4), np.uint8), "mono8")
     message.data = message.data[:10]
-    with pytest.raises(BadImage, match=r"data: not a JPEG or PNG image .*, 10 bytes"):
+    with pytest.raises(BadImage, match=r"data: not a JPEG or PNG image \(10 bytes\)"):
         camera_image(message)

@@ -192,7 +192,7 @@ def test_a_damaged_compressed_image_is_named_when_it_is_asked_for(tmp_path, n_by
     broken.data = broken.data[:n_bytes]
     bag = write_bag(tmp_path / "bag", [("/cam/compressed", 1, broken), ("/cam/compressed", 2, compressed(91, 6))])
     first, second = open_source(bag)
-    with pytest.raises(BadImage, match=rf"data: not a JPEG or PNG image \(format '.png', {n_bytes} bytes\)"):
+    with pytest.raises(BadImage, match=rf"data: not a JPEG or PNG image \({n_bytes} bytes\)"):
         _ = first.message
     assert int(second.message.data.max()) == 91
     with pytest.raises(SourceError, match="bag: frame_000000: data: not a JPEG or PNG"):

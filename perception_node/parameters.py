@@ -92,7 +92,7 @@ PARAMETERS = (
         choices=("raw", "compressed"),
         change=WHILE_INACTIVE,
     ),
-    Parameter("priority", 1, "Turns for one of a camera with priority 1 that shares the engine.", range=(1, 100)),
+    Parameter("priority", 1, "Its share of the engine's time, beside 1 of a camera with priority 1.", range=(1, 100)),
     Parameter(
         "max_age", 0.0, "Seconds; an image that is older when its turn comes is dropped. 0: none.", range=(0, 3600)
     ),

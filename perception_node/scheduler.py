@@ -1,11 +1,13 @@
 """Whose turn it is: cameras that share one worker, each with its newest image.
 
 Turns are given out by stride scheduling (Waldspurger and Weihl, Stride Scheduling, MIT 1995): each camera has a pass,
-the lowest pass is next, and a turn moves a camera's pass on by one over its priority. So cameras that always have an
-image waiting get turns in proportion to their priorities, and one that had none for a while has not saved any up.
+the lowest pass is next, and a turn moves a camera's pass on by the time that it took over the camera's priority. So
+cameras that always have an image waiting get the worker's time in proportion to their priorities, however large their
+images are, and one that had none for a while has not saved any up.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -27,9 +29,13 @@ class Scheduler:
 
     There is room for one image of each camera: a newer takes an older's place. After a camera's turn it gets no other
     until it says that it is ready, so that one whose subscribers are slow holds up nobody else.
+
+    Args:
+        clock: seconds, of which turns take some.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._clock = clock
         self._condition = threading.Condition()
         self._slots: dict[Hashable, _Slot] = {}
         self._calls: deque[Callable[[], None]] = deque()
@@ -96,10 +102,9 @@ class Scheduler:
                 return None
             slot = self._slots[camera]
             self._at_work, self._pass = camera, slot.next_pass
-            slot.next_pass += 1 / slot.priority
             slot.is_ready = False
             message, slot.message = slot.message, None
-            return partial(slot.perceive, message)
+            return partial(self._turn, slot, message)
 
     @property
     def is_closed(self) -> bool:
@@ -109,6 +114,14 @@ class Scheduler:
         with self._condition:
             self._is_closed = True
             self._condition.notify_all()
+
+    def _turn(self, slot: _Slot, message: Any) -> None:
+        start = self._clock()
+        try:
+            slot.perceive(message)
+        finally:
+            with self._condition:
+                slot.next_pass += (self._clock() - start) / slot.priority
 
     def _next(self) -> Hashable:
         """The camera whose turn it is; of those of one pass, the one that took part first."""

@@ -12,12 +12,17 @@ TIMEOUT_S = 60
 
 
 class Turns:
-    """A scheduler whose cameras are words, and what was done in their turns."""
+    """A scheduler whose cameras are words, and what was done in their turns, each of which takes a second."""
 
     def __init__(self, **priorities):
-        self.scheduler, self.done = Scheduler(), []
+        self.now = 0
+        self.scheduler, self.done = Scheduler(clock=lambda: self.now), []
         for camera, priority in priorities.items():
-            self.scheduler.add(camera, lambda message, camera=camera: self.done.append((camera, message)), priority)
+            self.scheduler.add(camera, lambda message, camera=camera: self.do(camera, message), priority)
+
+    def do(self, camera, message):
+        self.done.append((camera, message))
+        self.now += 1
 
     def take(self):
         work = self.scheduler.take(timeout_s=0)
@@ -68,6 +73,48 @@ def test_of_cameras_that_always_wait_each_gets_turns_by_its_priority(priorities)
     got = Counter(camera for camera, _ in turns.done)
     for camera, priority in cameras.items():
         assert abs(got[camera] - 10 * priority) <= len(cameras)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9), st.integers(1, 20)), min_size=1, max_size=5))
+def test_whose_turns_take_longer_gets_fewer(cameras):
+    """(priority, seconds of a turn): each camera gets its share of the time, to within the longest turn."""
+    turns, taken = Turns(), Counter()
+
+    def work(seconds):
+        taken[seconds] += seconds[1]
+        turns.now += seconds[1]
+
+    names = {f"camera {index}": (index, seconds) for index, (_, seconds) in enumerate(cameras)}
+    for (priority, _), name in zip(cameras, names, strict=True):
+        turns.scheduler.add(name, work, priority)
+    while turns.now < 2000:
+        for name, message in names.items():
+            turns.scheduler.put(name, message)
+            turns.scheduler.ready(name)
+        turns.take()
+    shares = [taken[message] / priority for (priority, _), message in zip(cameras, names.values(), strict=True)]
+    assert max(shares) - min(shares) <= max(seconds / priority for priority, seconds in cameras) + 1e-6
+
+
+def test_a_turn_that_fails_counts_too():
+    turns = Turns(front=1)
+
+    def fail(_):
+        turns.now += 5
+        raise ZeroDivisionError
+
+    turns.scheduler.add("rear", fail)
+    done = []
+    for _ in range(12):
+        for camera in ("front", "rear"):
+            turns.scheduler.put(camera, "image")
+            turns.scheduler.ready(camera)
+        try:
+            turns.take()
+            done.append("front")
+        except ZeroDivisionError:
+            done.append("rear")
+    assert Counter(done) == {"front": 10, "rear": 2}
 
 
 def test_a_camera_that_was_silent_has_saved_no_turns_up():

@@ -378,7 +378,10 @@ def emulated_an_upload_is_of_the_moment_it_is_called(device):
 
 
 def emulated_the_memory_in_use_is_told(device):
-    assert used_memory() == 0  # of this driver, which does not count it
+    before, odd = used_memory(), 12_345_677
+    array = device.empty(odd, np.uint8)
+    assert used_memory() - before >= odd
+    del array
 
 
 def emulated_fresh_memory_is_poison(device):

@@ -34,6 +34,8 @@ namespace {
 constexpr std::size_t GUARD = 512;
 constexpr unsigned char FRESH = 0xCD, GUARDING = 0xCB, FREED = 0xDD;
 
+constexpr std::size_t MEMORY = 1ul << 32;  // of the device
+
 struct Memory {
     std::unique_ptr<char[]> bytes;  // with a guard before and after
     std::size_t size;
@@ -315,12 +317,14 @@ EXPORT CUresult cuCtxSynchronize() {
 
 EXPORT CUresult cuMemGetInfo(std::size_t* free, std::size_t* total) {
     CHECK(current());
-    return *free = *total = 1ul << 32, CUDA_SUCCESS;
+    *free = *total = MEMORY;
+    for (const auto& [begin, memory] : device_memory) *free -= memory.size;
+    return CUDA_SUCCESS;
 }
 EXPORT CUresult cuMemAlloc(CUdeviceptr* address, std::size_t size) {
     CHECK(current_and_not_capturing());
     if (!size) return CUDA_ERROR_INVALID_VALUE;
-    if (size >= 1ul << 32) return CUDA_ERROR_OUT_OF_MEMORY;
+    if (size >= MEMORY) return CUDA_ERROR_OUT_OF_MEMORY;
     counts["allocations"]++;
     return *address = (CUdeviceptr)allocate(device_memory, size), CUDA_SUCCESS;
 }

@@ -32,6 +32,7 @@ from perception_node.engine.trt import open_library
 from perception_node.errors import DeviceError, ModelError, PlanError, UserError
 from perception_node.model import load_model
 from perception_node.pipeline import Pipeline
+from perception_node.worker import EngineOptions, Worker
 
 TINY_KERNELS = Path(__file__).parents[1] / "device" / "tiny.cu"
 SIZE = (24, 32)
@@ -257,6 +258,21 @@ def check_a_forgotten_wait_is_seen():
         with pytest.raises(AssertionError):
             assert_same(pipeline._fusion.frame(), cpu(image))
         pipeline.finish()
+
+
+def check_a_worker_tells_how_much_memory_is_in_use():
+    """From its thread, as it does when it rests; diagnostics have it from there."""
+    with a_model() as model:
+        worker = Worker(EngineOptions(str(model.folder), "cuda", plan=PLAN))
+        try:
+            worker._call(worker._rest)
+            held = open_device("cuda").empty(100 * 2**20, np.uint8)
+            before = worker.about()["device memory MiB"]
+            worker._call(worker._rest)
+            assert worker.about()["device memory MiB"] == before + 100
+            del held
+        finally:
+            worker.close()
 
 
 def check_a_layout_that_cannot_be_prepared_leaves_the_others_alone():

@@ -17,6 +17,7 @@ from launch.actions import (
     IncludeLaunchDescription,
     OpaqueFunction,
     RegisterEventHandler,
+    TimerAction,
 )
 from launch.event_handlers import OnProcessExit, OnProcessIO
 from launch.events import Shutdown
@@ -38,6 +39,8 @@ ARGUMENTS = (
     ),
     DeclareLaunchArgument("log_level", default_value="info", choices=["debug", "info"], description="debug or info."),
 )
+DISCOVERY_S = 2.0  # what is played before player, node and recorder have found each other is lost
+LAST_IMAGE_S = 3.0  # for what is still at work when the bag ends
 RECORDED = rf"^(/.*)?/{NODE}/[^/]+$|^/diagnostics$|^/tf(_static)?$"  # not compressed what is there uncompressed
 
 
@@ -45,12 +48,17 @@ def play_when_active(context: LaunchContext) -> list[Any]:
     """Player and recorder, once all nodes are active."""
     values = context.launch_configurations
     play = ExecuteProcess(
-        cmd=["ros2", "bag", "play", values["bag"], "--clock", "100", "--rate", values["rate"]], output="screen"
+        cmd=[
+            *("ros2", "bag", "play", values["bag"], "--clock", "100", "--rate", values["rate"]),
+            *("--delay", str(DISCOVERY_S)),
+        ],
+        output="screen",
     )
     record = ExecuteProcess(
         cmd=["ros2", "bag", "record", "--use-sim-time", "-s", "mcap", "-o", values["out"], "--regex", RECORDED],
         output="screen",
     )
+    end = [EmitEvent(event=Shutdown(reason="the bag ended"))]
     awaited = len(read_cameras(values["cameras"])) if values["cameras"] else 1
 
     def on_output(event: Any) -> list[Any] | None:
@@ -63,7 +71,7 @@ def play_when_active(context: LaunchContext) -> list[Any]:
     return [
         RegisterEventHandler(OnProcessIO(on_stdout=on_output, on_stderr=on_output)),
         RegisterEventHandler(
-            OnProcessExit(target_action=play, on_exit=[EmitEvent(event=Shutdown(reason="the bag ended"))])
+            OnProcessExit(target_action=play, on_exit=[TimerAction(period=LAST_IMAGE_S, actions=end)])
         ),
     ]
 

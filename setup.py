@@ -89,7 +89,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            f"{NAME} = {NAME}.main:main",
+            f"{NAME} = {NAME}.__main__:main",
             f"perception = {NAME}.cli:main",
         ],
         "pytest11": [f"perception_replay = {NAME}.bag_tests.pytest_plugin"],

@@ -1,4 +1,4 @@
-"""The console script `perception_node`: one node, or one for each camera of a file; and how the process ends.
+"""The process `perception_node`: one node, or one for each camera of a file; and how the process ends.
 
 The nodes of a process share their engines (worker.py). Each has an executor and its thread to itself, so that a node
 that is being configured holds up no other's images.

@@ -316,6 +316,24 @@ def test_a_node_interrupted_while_it_starts_ends_in_order(monkeypatch):
     assert main() == 0
 
 
+def test_an_interrupt_while_python_imports_the_node_ends_it_without_a_word():
+    code = """
+import importlib.abc, signal, sys
+
+class CtrlC(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "perception_node.node":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, CtrlC())
+from perception_node.__main__ import main
+main()
+sys.exit("was not interrupted")
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
 def test_what_comes_out_of_the_executor_does_not_end_the_node(monkeypatch):
     """Before Kilted rclpy raises where somebody asks for a transition that the state does not allow."""
     node, executor = MagicMock(), MagicMock()

@@ -105,6 +105,7 @@ class CenterOffset(Fusion):
             rows,
             columns,
             *map(float, self.scale_yx),
+            *self.shortlists[1:],
             self.thing,
             classes,
             centers,

@@ -27,14 +27,21 @@ extern "C" __global__ void find_centers(const LOGIT* __restrict__ heatmap, Axis 
     const float high = corner.high();
     if (high < threshold - slack(threshold) && corner.finite()) return;
     float value[LANES];
-    interpolate(corner, tile, value);
+    interpolate(corner, weights_of(tile, rows, columns), value);
+    float highest = -INFINITY;
+    for (int i = 0; i < LANES; i++) highest = greater(value[i], highest);
+    const bool within = radius_y >= TILE - 1 && radius_x >= TILE - 1;  // the tile, in every window
     for (int i = 0; i < LANES; i++) {
-        const int dy = i / TILE, dx = i % TILE, y = tile.y + dy, x = tile.x + dx;
-        if (dy >= tile.height || dx >= tile.width || !(value[i] > threshold)) continue;
-        // Within the tile first: most pixels fall to a neighbour that is at hand.
+        const int y = tile.y + i / TILE, x = tile.x + i % TILE;
+        if (i / TILE >= tile.height || i % TILE >= tile.width || !(value[i] > threshold)) continue;
+        if (within && value[i] < highest) continue;
+        // Neighbours first: most pixels fall to one of them.
         bool peak = true;
-        for (int j = 0; j < LANES; j++)
-            peak &= !(value[j] > value[i] && abs(j / TILE - dy) <= radius_y && abs(j % TILE - dx) <= radius_x);
+        for (int j = 0; j < 9 && peak; j++) {
+            const int yy = y + (j / 3 - 1) * min(radius_y, 1), xx = x + (j % 3 - 1) * min(radius_x, 1);
+            if (yy < 0 || xx < 0 || yy >= rows.pixels || xx >= columns.pixels) continue;
+            peak = !(sample(heatmap, rows, columns, yy, xx) > value[i]);
+        }
         const int top = max(y - radius_y, 0), bottom = min(y + radius_y, rows.pixels - 1);
         const int left = max(x - radius_x, 0), right = min(x + radius_x, columns.pixels - 1);
         for (int yy = top; yy <= bottom && peak; yy++)
@@ -110,7 +117,8 @@ extern "C" __global__ void bin_centers(const int* __restrict__ centers, const ui
 //   owners (H, W) uint16, zeroed: 0, or 1 + the centre's index; votes (K, C) uint32, zeroed
 //   one thread for each tile; reads 1 byte a pixel and, of tiles with things, the offsets; writes 2 bytes a pixel
 extern "C" __global__ void group(const LOGIT* __restrict__ offset, const LOGIT* __restrict__ foreground, Axis rows,
-                                 Axis columns, float scale_y, float scale_x, const uint8* __restrict__ thing,
+                                 Axis columns, float scale_y, float scale_x, const uint16* __restrict__ list,
+                                 const int* __restrict__ length, const uint8* __restrict__ thing,
                                  int classes, const int* __restrict__ centers, const uint32* __restrict__ center_count,
                                  int bins_y, int bins_x, const Bin* __restrict__ bins, uint8* __restrict__ class_map,
                                  uint16* __restrict__ owners, uint32* __restrict__ votes) {
@@ -118,8 +126,12 @@ extern "C" __global__ void group(const LOGIT* __restrict__ offset, const LOGIT* 
     if (index >= rows.tiles * columns.tiles) return;
     const Tile tile = tile_at(rows, columns, index);
     const int count = *center_count, plane = rows.samples * columns.samples;
-    int label[LANES];
+    const int block = block_of(columns, tile);
     bool any = foreground != nullptr;
+    for (int k = 0; k < length[2 * block] && !any; k++) any = thing[list[block * classes + k]];
+    if (!any) return;
+    int label[LANES];
+    any = foreground != nullptr;
     for (int i = 0; i < LANES; i++) {
         const int y = i / TILE, x = i % TILE;
         label[i] = UNLABELLED;
@@ -129,9 +141,10 @@ extern "C" __global__ void group(const LOGIT* __restrict__ offset, const LOGIT* 
     if (!any) return;
     float shown[LANES] = {}, to_y[LANES], to_x[LANES], least[LANES];
     int bin[LANES], nearest[LANES];
-    if (foreground) interpolate(corners(foreground, tile), tile, shown);
-    interpolate(corners(offset, tile), tile, to_y);
-    interpolate(corners(offset + plane, tile), tile, to_x);
+    const Weights weight = weights_of(tile, rows, columns);
+    if (foreground) interpolate(corners(foreground, tile), weight, shown);
+    interpolate(corners(offset, tile), weight, to_y);
+    interpolate(corners(offset + plane, tile), weight, to_x);
     for (int i = 0; i < LANES; i++) {
         to_y[i] = tile.y + i / TILE + to_y[i] * scale_y;
         to_x[i] = tile.x + i % TILE + to_x[i] * scale_x;

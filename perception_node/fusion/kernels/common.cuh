@@ -2,7 +2,7 @@
 //
 // Plain CUDA C++ that also compiles as C++ for the CPU (device/cuda_on_cpu.h). Compiled once for each configuration:
 //   LOGIT  float or __half: the element type of the network's outputs
-//   TILE   side in pixels of the square that one thread works on: 4, 2 or 1; at most the upsampling factor is best
+//   TILE   side in pixels of the square that one thread works on: 8, 4, 2 or 1; see sampling.py. It changes no bit.
 //   STRIPES  copies of contended counters; the threads of neighbouring blocks share one
 //
 // Names: C classes, h x w the network's output resolution, H x W the image's, tiles = rows.tiles * columns.tiles.
@@ -96,7 +96,6 @@ struct Tile {
     int y, x, height, width;  // in the image
     int row, column;          // of the upper left sample
     int corner[4];            // offsets into a plane: upper left, upper right, lower left, lower right
-    float down[LANES], right[LANES];  // weights of the samples below and to the right, for each lane
 };
 
 __device__ inline Tile tile_at(const Axis& rows, const Axis& columns, int index) {
@@ -104,16 +103,26 @@ __device__ inline Tile tile_at(const Axis& rows, const Axis& columns, int index)
     const int row = index / columns.tiles, column = index - row * columns.tiles;
     tile.y = rows.start[row], tile.x = columns.start[column];
     tile.height = rows.start[row + 1] - tile.y, tile.width = columns.start[column + 1] - tile.x;
-    for (int i = 0; i < TILE; i++) {  // lanes outside repeat the last pixel
-        const float down = rows.weight[tile.y + (i < tile.height ? i : tile.height - 1)];
-        const float right = columns.weight[tile.x + (i < tile.width ? i : tile.width - 1)];
-        for (int j = 0; j < TILE; j++) tile.down[i * TILE + j] = down, tile.right[j * TILE + i] = right;
-    }
     const int y0 = tile.row = rows.low[tile.y], y1 = y0 + 1 < rows.samples ? y0 + 1 : y0;
     const int x0 = tile.column = columns.low[tile.x], x1 = x0 + 1 < columns.samples ? x0 + 1 : x0;
     tile.corner[0] = y0 * columns.samples + x0, tile.corner[1] = y0 * columns.samples + x1;
     tile.corner[2] = y1 * columns.samples + x0, tile.corner[3] = y1 * columns.samples + x1;
     return tile;
+}
+
+// Of the samples below and to the right, for each row and column of a tile; beyond its end they repeat the last.
+struct Weights {
+    float down[LANES], right[LANES];
+};
+
+__device__ inline Weights weights_of(const Tile& tile, const Axis& rows, const Axis& columns) {
+    Weights weight;
+    for (int i = 0; i < TILE; i++) {
+        const float down = rows.weight[tile.y + (i < tile.height ? i : tile.height - 1)];
+        const float right = columns.weight[tile.x + (i < tile.width ? i : tile.width - 1)];
+        for (int j = 0; j < TILE; j++) weight.down[i * TILE + j] = down, weight.right[j * TILE + i] = right;
+    }
+    return weight;
 }
 
 struct Corners {
@@ -135,11 +144,11 @@ __device__ inline Corners corners(const T* __restrict__ plane, const Tile& tile)
 }
 
 // The values of all pixels of a tile. The order of operations is that of the oracles: across, then down.
-__device__ inline void interpolate(const Corners& c, const Tile& tile, float out[LANES]) {
+__device__ inline void interpolate(const Corners& c, const Weights& weight, float out[LANES]) {
     for (int i = 0; i < LANES; i++) {
-        const float upper = c.value[0] * (1.0f - tile.right[i]) + c.value[1] * tile.right[i];
-        const float lower = c.value[2] * (1.0f - tile.right[i]) + c.value[3] * tile.right[i];
-        out[i] = upper * (1.0f - tile.down[i]) + lower * tile.down[i];
+        const float upper = c.value[0] * (1.0f - weight.right[i]) + c.value[1] * weight.right[i];
+        const float lower = c.value[2] * (1.0f - weight.right[i]) + c.value[3] * weight.right[i];
+        out[i] = upper * (1.0f - weight.down[i]) + lower * weight.down[i];
     }
 }
 
@@ -296,6 +305,7 @@ extern "C" __global__ void classify(const LOGIT* __restrict__ semantic, int clas
     }
     if (!(check == 0.0f)) floor_ = -INFINITY;  // NaN or an infinity somewhere: leave nothing out
     const float bar = floor_ - slack(floor_);
+    const Weights weight = weights_of(tile, rows, columns);
     float value[LANES], best[LANES], total[LANES];
     int label[LANES];
     for (int i = 0; i < LANES; i++) best[i] = classes == 1 ? 0.0f : -INFINITY, label[i] = UNLABELLED;
@@ -303,7 +313,7 @@ extern "C" __global__ void classify(const LOGIT* __restrict__ semantic, int clas
         const int c = list[k];
         const Corners corner = corners(semantic + c * plane, tile);
         if (corner.high() < bar) continue;
-        interpolate(corner, tile, value);
+        interpolate(corner, weight, value);
         for (int i = 0; i < LANES; i++) {
             const bool wins = value[i] > best[i];
             best[i] = wins ? value[i] : best[i];
@@ -312,8 +322,7 @@ extern "C" __global__ void classify(const LOGIT* __restrict__ semantic, int clas
     }
     for (int i = 0; i < LANES; i++) total[i] = classes == 1 ? rough_exponential(-best[i]) : 0.0f;
     for (int k = 0; k < listed; k++) {
-        const Corners corner = corners(semantic + list[k] * plane, tile);
-        interpolate(corner, tile, value);
+        interpolate(corners(semantic + list[k] * plane, tile), weight, value);
         for (int i = 0; i < LANES; i++) total[i] += rough_exponential(value[i] - best[i]);
     }
     uint8 labels[LANES], shown[LANES];

@@ -213,6 +213,7 @@ extern "C" __global__ void pick(const Mask* __restrict__ masks, const int* __res
         if (sure > 1e-30f) cut = logf(sure / (1.0f - sure)) - 0.02f;
 #endif
     }
+    const Weights weight = weights_of(tile, rows, columns);
     float best[LANES], value[LANES];
     int winner[LANES];
     for (int i = 0; i < LANES; i++) best[i] = -1.0f, winner[i] = -1;
@@ -229,7 +230,7 @@ extern "C" __global__ void pick(const Mask* __restrict__ masks, const int* __res
         const bool finite = corner.finite();
         const float high = corner.high();
         if (finite && high < cut && high < half - 1e-4f) continue;
-        interpolate(corner, tile, value);
+        interpolate(corner, weight, value);
         uint32 covered = 0;
         for (int i = 0; i < LANES; i++) {
 #ifdef TRANSFORMERS
@@ -334,6 +335,7 @@ extern "C" __global__ void contest(const Mask* __restrict__ mask_logits, int que
         const float low = corner.low();
         if (low > floor_ && corner.finite()) floor_ = low;
     }
+    const Weights weight = weights_of(tile, rows, columns);
     float value[LANES], best[LANES], next[LANES], total[LANES];
     int winner[LANES], runner_up[LANES];
     for (int i = 0; i < LANES; i++) best[i] = next[i] = -INFINITY, total[i] = 0.0f, winner[i] = runner_up[i] = -1;
@@ -342,7 +344,7 @@ extern "C" __global__ void contest(const Mask* __restrict__ mask_logits, int que
         const int q = list[k];
         const Corners corner = corners(mask_logits + q * plane, tile);
         if (corner.high() < bar && corner.finite()) continue;
-        interpolate(corner, tile, value);
+        interpolate(corner, weight, value);
         for (int i = 0; i < LANES; i++) {
             const bool wins = value[i] > best[i], follows = value[i] > next[i];
             next[i] = wins ? best[i] : follows ? value[i] : next[i];
@@ -352,7 +354,7 @@ extern "C" __global__ void contest(const Mask* __restrict__ mask_logits, int que
         }
     }
     for (int k = 0; k < listed; k++) {
-        interpolate(corners(mask_logits + list[k] * plane, tile), tile, value);
+        interpolate(corners(mask_logits + list[k] * plane, tile), weight, value);
         for (int i = 0; i < LANES; i++) {
             const float e = exponential(value[i] == best[i] ? 0.0f : value[i] - best[i]);  // inf - inf is NaN
             total[i] += value[i] == value[i] ? e : 0.0f;

@@ -191,7 +191,7 @@ class Fusion(ABC):
         ranges, *shortlists = self.shortlists
         self.kernels.each("survey", classes * self.blocks, semantic, None, None, classes, rows, columns, ranges)
         self.kernels.each("shortlist_classes", self.blocks, ranges, classes, self.blocks, cutoff, *shortlists)
-        self.kernels.each("classify", self.tiles, semantic, classes, rows, columns, *shortlists, *maps, area)
+        self.kernels.each("classify", self.rows.tiles * self.columns.runs, semantic, classes, rows, columns, *shortlists, *maps, area)
         self.kernels.each("total_area", 256, area)
 
     def measure_free(self) -> Array:
@@ -210,9 +210,11 @@ class Fusion(ABC):
         """How the image samples a plane of that size which covers what the outputs cover."""
         sizes = zip(self.upscale_yx, self.output_hw, plane_hw, strict=True)
         scale_yx = tuple(upscale * output / plane for upscale, output, plane in sizes)
-        side = tile_side(*scale_yx)
+        # One thread of a GPU keeps a tile in registers; one of a CPU makes vectors of what is side by side.
+        side = tile_side(*scale_yx, most=min(8, max(4, self.device.pixels_per_thread)))
+        run = max(1, min(64, self.device.pixels_per_thread) // side)
         rows, columns = zip(self.image_hw, plane_hw, scale_yx, strict=True)
-        return Axis(self.device, *rows, side), Axis(self.device, *columns, side)
+        return Axis(self.device, *rows, side, run), Axis(self.device, *columns, side, run)
 
     def _prepare(self, outputs: Mapping[str, Array], geometry: Geometry) -> None:
         device = self.device
@@ -231,7 +233,7 @@ class Fusion(ABC):
         self.owners = self.candidates(outputs)
         self.stripes = stripes = 16 if self.owners <= 1024 else 1
         self.kernels: Kernels = device.kernels(
-            KERNELS / self.source, LOGIT=LOGIT[logit], TILE=self.rows.side, STRIPES=stripes, **self.defines()
+            KERNELS / self.source, LOGIT=LOGIT[logit], TILE=self.rows.side, RUN=self.columns.run, STRIPES=stripes, **self.defines()
         )
         self.thing = device.upload(self.taxonomy.table("thing").astype(np.uint8))
         cleared, other = self.buffers(outputs)

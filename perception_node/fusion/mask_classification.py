@@ -110,8 +110,8 @@ class MaskClassification(Fusion):
             other["resized"] = ((self.blocks, queries, BLOCK_SIDE, BLOCK_SIDE), np.float32)
             height, width = outputs["mask_logits"].shape[-2:]
             self._square_axes = (
-                Axis(self.device, side, height, side / height, 1),
-                Axis(self.device, side, width, side / width, 1),
+                Axis(self.device, side, height, side / height, 1, 1),
+                Axis(self.device, side, width, side / width, 1, 1),
             )
         return {"areas": ((stripes, queries, 3), np.uint32)}, other
 

@@ -7,8 +7,8 @@ from perception_node.device import Array, Device
 CELLS = 7  # as in common.cuh
 
 AXIS = np.dtype(
-    [(name, np.uint64) for name in ("low", "weight", "start")]
-    + [(name, np.int32) for name in ("pixels", "samples", "tiles")],
+    [(name, np.uint64) for name in ("low", "weight", "start", "run")]
+    + [(name, np.int32) for name in ("pixels", "samples", "tiles", "runs")],
     align=True,
 )
 
@@ -29,35 +29,43 @@ def taps(pixels: int, samples: int, scale: float) -> tuple[np.ndarray, np.ndarra
     return low.astype(np.int32), (position - low).astype(np.float32)
 
 
-def tile_side(scale_y: float, scale_x: float) -> int:
-    """Side of the tiles that waste least: 4 where four pixels lie between two samples, 2, or 1."""
+def tile_side(scale_y: float, scale_x: float, most: int) -> int:
+    """Side of the tiles that waste least, at most `most`: about as many pixels as lie between two samples."""
     scale = (scale_y * scale_x) ** 0.5
-    return 4 if scale >= 3 else 2 if scale >= 1.5 else 1
+    side = 8 if scale >= 4.5 else 4 if scale >= 3 else 2 if scale >= 1.5 else 1
+    return min(side, most)
 
 
-def tile_starts(low: np.ndarray, side: int) -> np.ndarray:
-    """First pixel of each tile, and the number of pixels last: pixels of a tile have the same `low`, at most `side`."""
-    first = np.flatnonzero(np.r_[True, low[1:] != low[:-1]])
-    lengths = np.diff(np.r_[first, len(low)])
-    starts = [np.arange(start, start + length, side) for start, length in zip(first, lengths, strict=True)]
-    return np.concatenate([*starts, [len(low)]]).astype(np.int32)
+def runs_of(values: np.ndarray, length: int) -> np.ndarray:
+    """Where each run of equal neighbours begins, of at most `length`; the number of values last. int32."""
+    first = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
+    lengths = np.diff(np.r_[first, len(values)])
+    starts = [np.arange(start, start + n, length) for start, n in zip(first, lengths, strict=True)]
+    return np.concatenate([*starts, [len(values)]]).astype(np.int32)
 
 
 class Axis:
     """One axis on a device.
 
+    Args:
+        pixels, samples, scale: see taps.
+        side: the most pixels of a tile.
+        run: the most tiles of a run.
+
     Attributes:
         argument: for a kernel's parameter of type Axis.
-        side: the most pixels of a tile.
-        tiles: number of tiles.
+        side, run: as given.
+        tiles, runs: number of tiles, whose pixels lie between the same samples, and of runs of tiles in one block.
         blocks: number of blocks of CELLS samples.
     """
 
-    def __init__(self, device: Device, pixels: int, samples: int, scale: float, side: int):
+    def __init__(self, device: Device, pixels: int, samples: int, scale: float, side: int, run: int):
         low, weight = taps(pixels, samples, scale)
-        start = tile_starts(low, side)
-        self._arrays: tuple[Array, ...] = tuple(device.upload(array) for array in (low, weight, start))
-        self.side = side
+        start = runs_of(low, side)
+        runs = runs_of(low[start[:-1]] // CELLS, run)
+        self._arrays: tuple[Array, ...] = tuple(device.upload(array) for array in (low, weight, start, runs))
+        self.side, self.run = side, run
         self.tiles = len(start) - 1
+        self.runs = len(runs) - 1
         self.blocks = -(-samples // CELLS)
-        self.argument = np.array((*map(device.address, self._arrays), pixels, samples, self.tiles), AXIS)
+        self.argument = np.array((*map(device.address, self._arrays), pixels, samples, self.tiles, self.runs), AXIS)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from oracles import center_offset, instance_semantic, mask_classification, prototype, semantic
-from perception_node.device import open_device
+from perception_node.device.cpu import CpuDevice
 from perception_node.fusion.base import Fusion
 from perception_node.fusion.center_offset import CenterOffset
 from perception_node.fusion.instance_semantic import InstanceSemantic
@@ -32,10 +32,13 @@ class Family:
         taxonomy: Taxonomy,
         stride: float | tuple[float, float] = 1,
         threads: int = 1,
+        pixels_per_thread: int = CpuDevice.pixels_per_thread,
         **options,
     ) -> PanopticFrame:
-        """The kernels' frame, which keeps the three rules."""
-        frame = self.fusion(open_device("cpu", threads), taxonomy, stride, **options)(outputs, geometry)
+        """The kernels' frame, which keeps the three rules. With one pixel a thread they work as on a GPU."""
+        device = CpuDevice(threads)
+        device.pixels_per_thread = pixels_per_thread
+        frame = self.fusion(device, taxonomy, stride, **options)(outputs, geometry)
         assert frame.class_map.shape == geometry.image_hw
         frame.check(set(taxonomy.thing_ids))
         return frame

@@ -3,10 +3,11 @@
 // Plain CUDA C++ that also compiles as C++ for the CPU (device/cuda_on_cpu.h). Compiled once for each configuration:
 //   LOGIT  float or __half: the element type of the network's outputs
 //   TILE   side in pixels of the square that one thread works on: 8, 4, 2 or 1; see sampling.py. It changes no bit.
+//   RUN    tiles side by side that one thread classifies: 1, or more where it makes vectors of them. It changes no bit.
 //   STRIPES  copies of contended counters; the threads of neighbouring blocks share one
 //
 // Names: C classes, h x w the network's output resolution, H x W the image's, tiles = rows.tiles * columns.tiles.
-// All arithmetic is IEEE float32 without fused multiply-add, so that every device gives the same bits.
+// All arithmetic is IEEE float32, fused only where it says fmaf, so that every device gives the same bits.
 #pragma once
 
 #ifndef LOGIT
@@ -14,6 +15,9 @@
 #endif
 #ifndef TILE
 #define TILE 4
+#endif
+#ifndef RUN
+#define RUN 1
 #endif
 #ifndef STRIPES
 #define STRIPES 16
@@ -34,7 +38,8 @@ struct Axis {
     const int* low;       // (pixels,) index of the sample before the pixel; the one after is low + 1, clamped
     const float* weight;  // (pixels,) of the sample after
     const int* start;     // (tiles + 1,) first pixel of each tile; all pixels of a tile have the same `low`
-    int pixels, samples, tiles;
+    const int* run;       // (runs + 1,) first tile of each run; all tiles of a run are in one block (see shortlists)
+    int pixels, samples, tiles, runs;
 };
 
 // One segment's measures. All start at zero and only grow, so that clearing is one memset and merging is order-free.
@@ -70,11 +75,14 @@ __device__ inline float exponential(float x) {
     return (p * (r * r) + r + 1.0f) * __int_as_float(((int)n + 127) << 23);
 }
 
-// e^x for x <= 0 with an error below 1e-4 of it: enough for a confidence of 8 bits. NaN becomes e^-87.
+// e^x for x <= 0 with an error below 2e-4 of it, none at 0: enough for a confidence of 8 bits. Below -86 it stays at
+// e^-86; so does NaN. Adding 1.5 * 2^23 rounds to an integer, which then stands in the lowest bits; it becomes the
+// exponent, and a minimax polynomial makes the rest.
 __device__ inline float rough_exponential(float x) {
-    x = greater(x, -87.0f) * 1.44269504f;
-    const float n = floorf(x), f = x - n;
-    return (((0.0790199f * f + 0.224126f) * f + 0.696867f) * f + 0.99991f) * __int_as_float(((int)n + 127) << 23);
+    x = greater(x, -86.0f) * 1.44269504f;
+    const float n = x + 12582912.0f, r = x - (n - 12582912.0f);
+    const float p = fmaf(fmaf(fmaf(0.055009058f, r, 0.242210975f), r, 0.693282898f), r, 1.0f);
+    return __int_as_float(__float_as_int(p) + (int)(__float_as_uint(n) << 23));
 }
 
 __device__ inline float sigmoid(float x) {
@@ -280,74 +288,115 @@ extern "C" __global__ void shortlist_classes(const Range* __restrict__ ranges, i
     length[2 * block + 1] = n;
 }
 
+// Neighbouring tiles of a row of tiles, as one: pixels between two rows of samples.
+struct Run {
+    int y, x, height, width;  // in the image
+    int first, tiles;
+    int upper, lower;         // offsets of the rows of samples into a plane
+};
+
+constexpr int PITCH = RUN * TILE;                 // lane of a run = y * PITCH + x
+constexpr int VECTOR = PITCH < 16 ? PITCH : 16;   // lanes that are worked on as one
+
+// The values in the two rows of samples for each column of a run: the first half of `interpolate`. With room for a tile.
+struct Across {
+    float upper[PITCH + TILE], lower[PITCH + TILE];
+};
+
+__device__ inline Run run_at(const Axis& rows, const Axis& columns, int index) {
+    Run run;
+    const int row = index / columns.runs, *const tiles = columns.run + (index - row * columns.runs);
+    run.first = tiles[0], run.tiles = RUN == 1 ? 1 : tiles[1] - tiles[0];
+    run.y = rows.start[row], run.height = rows.start[row + 1] - run.y;
+    run.x = columns.start[tiles[0]], run.width = columns.start[tiles[1]] - run.x;
+    const int low = rows.low[run.y];
+    run.upper = low * columns.samples;
+    run.lower = low + 1 < rows.samples ? run.upper + columns.samples : run.upper;
+    return run;
+}
+
+template <typename T>
+__device__ inline void across(const T* __restrict__ plane, const Axis& columns, const Run& run,
+                              const float right[PITCH + TILE], Across& out) {
+    for (int t = 0; t < run.tiles; t++) {  // what one writes beyond its end the next one overwrites
+        const int start = RUN == 1 ? 0 : columns.start[run.first + t] - run.x;
+        const int x0 = columns.low[run.x + start], x1 = x0 + 1 < columns.samples ? x0 + 1 : x0;
+        const float a = number(plane[run.upper + x0]), b = number(plane[run.upper + x1]);
+        const float c = number(plane[run.lower + x0]), d = number(plane[run.lower + x1]);
+        for (int i = start; i < start + TILE; i++) {
+            out.upper[i] = a * (1.0f - right[i]) + b * right[i];
+            out.lower[i] = c * (1.0f - right[i]) + d * right[i];
+        }
+    }
+}
+
 // Logits -> class and confidence of each pixel, and each class's area.
 //   semantic (C, h, w) LOGIT; class_map, confidence (H, W) uint8; area (STRIPES, 256) uint32, zeroed
-//   list, length: the blocks' shortlists; one thread for each tile; reads what is listed of semantic once (neighbours'
-//   corners and the second and third look from cache), writes 2 bytes a pixel
+//   list, length: the blocks' shortlists; one thread for each run of tiles; reads what is listed of semantic once
+//   (neighbours' corners and the second look from cache), writes 2 bytes a pixel
 // With C = 1 the other answer is "unlabelled", at logit 0: sigmoid > 0.5. NaN never wins; where nothing does, the pixel
-// is unlabelled. Of those that can win in the block a class is compared only where its highest corner reaches the best
-// one's lowest; all that are listed go into the softmax.
+// is unlabelled.
 extern "C" __global__ void classify(const LOGIT* __restrict__ semantic, int classes, Axis rows, Axis columns,
                                     const uint16* __restrict__ list, const int* __restrict__ length,
                                     uint8* __restrict__ class_map, uint8* __restrict__ confidence,
                                     uint32* __restrict__ area) {
     const int index = thread_index();
-    if (index >= rows.tiles * columns.tiles) return;
-    const Tile tile = tile_at(rows, columns, index);
-    const int plane = rows.samples * columns.samples, block = block_of(columns, tile);
+    if (index >= rows.tiles * columns.runs) return;
+    const Run run = run_at(rows, columns, index);
+    const int plane = rows.samples * columns.samples;
+    const int block = rows.low[run.y] / CELLS * blocks_of(columns.samples) + columns.low[run.x] / CELLS;
     const int winners = length[2 * block], listed = length[2 * block + 1];
     list += block * classes;
+    // On a GPU all lanes, for they are registers; else those that there are.
+    const int height = RUN == 1 ? TILE : run.height, width = RUN == 1 ? PITCH : run.width;
 
-    float floor_ = classes == 1 ? 0.0f : -INFINITY, check = 0.0f;
-    for (int k = 0; k < winners; k++) {
-        const Corners corner = corners(semantic + list[k] * plane, tile);
-        floor_ = greater(corner.low(), floor_), check += corner.check();
-    }
-    if (!(check == 0.0f)) floor_ = -INFINITY;  // NaN or an infinity somewhere: leave nothing out
-    const float bar = floor_ - slack(floor_);
-    const Weights weight = weights_of(tile, rows, columns);
-    float value[LANES], best[LANES], total[LANES];
-    int label[LANES];
-    for (int i = 0; i < LANES; i++) best[i] = classes == 1 ? 0.0f : -INFINITY, label[i] = UNLABELLED;
+    float down[TILE], right[PITCH + TILE];
+    for (int i = 0; i < TILE; i++) down[i] = rows.weight[run.y + min(i, run.height - 1)];
+    for (int i = 0; i < PITCH + TILE; i++) right[i] = columns.weight[run.x + min(i, run.width - 1)];
+    Across value = {};  // what lies beyond the run is computed too; as denormals it would be slow
+    float best[TILE * PITCH], total[TILE * PITCH];
+    int label[TILE * PITCH];
+    for (int i = 0; i < height * PITCH; i++) best[i] = classes == 1 ? 0.0f : -INFINITY, label[i] = UNLABELLED;
     for (int k = 0; k < winners; k++) {
         const int c = list[k];
-        const Corners corner = corners(semantic + c * plane, tile);
-        if (corner.high() < bar) continue;
-        interpolate(corner, weight, value);
-        for (int i = 0; i < LANES; i++) {
-            const bool wins = value[i] > best[i];
-            best[i] = wins ? value[i] : best[i];
-            label[i] = wins ? c : label[i];
-        }
+        across(semantic + c * plane, columns, run, right, value);
+        for (int y = 0; y < height; y++)
+            for (int x0 = 0; x0 < width; x0 += VECTOR)
+                for (int x = x0; x < x0 + VECTOR; x++) {
+                    const int i = y * PITCH + x;
+                    const float logit = value.upper[x] * (1.0f - down[y]) + value.lower[x] * down[y];
+                    const bool wins = logit > best[i];
+                    best[i] = wins ? logit : best[i];
+                    label[i] = wins ? c : label[i];
+                }
     }
-    for (int i = 0; i < LANES; i++) total[i] = classes == 1 ? rough_exponential(-best[i]) : 0.0f;
+    for (int i = 0; i < height * PITCH; i++) total[i] = classes == 1 ? rough_exponential(-best[i]) : 0.0f;
     for (int k = 0; k < listed; k++) {
-        interpolate(corners(semantic + list[k] * plane, tile), weight, value);
-        for (int i = 0; i < LANES; i++) total[i] += rough_exponential(value[i] - best[i]);
+        across(semantic + list[k] * plane, columns, run, right, value);
+        for (int y = 0; y < height; y++)
+            for (int x0 = 0; x0 < width; x0 += VECTOR)
+                for (int x = x0; x < x0 + VECTOR; x++) {
+                    const float logit = value.upper[x] * (1.0f - down[y]) + value.lower[x] * down[y];
+                    total[y * PITCH + x] += rough_exponential(logit - best[y * PITCH + x]);
+                }
     }
-    uint8 labels[LANES], shown[LANES];
-    int different = 0;
-    for (int i = 0; i < LANES; i++) {
-        labels[i] = (uint8)label[i], different |= label[i] ^ label[0];
-        shown[i] = label[i] == UNLABELLED ? 0 : (uint8)(int)(255.0f / greater(total[i], 1.0f) + 0.5f);
-    }
-    write_tile(class_map, labels, tile, columns.pixels);
-    write_tile(confidence, shown, tile, columns.pixels);
-    uint32* const areas = area + stripe() * 256;
-    if (!different) {
-        atomicAdd(&areas[label[0]], tile.height * tile.width);
-        return;
-    }
-    int counted = UNLABELLED, count = 0;
-    for (int i = 0; i < LANES; i++) {
-        if (i / TILE >= tile.height || i % TILE >= tile.width) continue;
-        if (label[i] != counted) {
-            if (count) atomicAdd(&areas[counted], count);
-            counted = label[i], count = 0;
+    for (int y = 0; y < height; y++) {
+        const uint64 row = (uint64)(run.y + y) * columns.pixels + run.x;
+        for (int x = 0; x < width; x++) {
+            if (y >= run.height || x >= run.width) continue;
+            const int i = y * PITCH + x;
+            class_map[row + x] = label[i];
+            confidence[row + x] = label[i] == UNLABELLED ? 0 : (uint8)(int)(255.0f / greater(total[i], 1.0f) + 0.5f);
         }
-        count++;
     }
-    atomicAdd(&areas[counted], count);
+    uint32* const areas = area + stripe() * 256;
+    for (int k = 0; k < winners; k++) {
+        int count = 0;
+        for (int y = 0; y < height; y++)
+            for (int x = 0; x < width; x++)
+                count += y < run.height && x < run.width && label[y * PITCH + x] == list[k];
+        if (count) atomicAdd(&areas[list[k]], count);
+    }
 }
 
 // Total of each class's area.  area (STRIPES, 256) uint32 -> (256,) in its first row; one thread for each class.

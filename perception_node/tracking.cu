@@ -9,6 +9,7 @@ typedef unsigned int uint32;
 typedef long long int64;
 
 constexpr int STRIP = 256;  // pixels of one row that a thread works on
+constexpr int VECTOR = 64;  // of those, the pixels that are looked at together
 
 // Where an instance's pixels have moved: column x to (scale_x * x + offset_x) >> 16, and so the rows.
 struct Motion {
@@ -68,9 +69,18 @@ extern "C" __global__ void relabel(uint32 pixels, const uint16* __restrict__ ins
     const uint32 begin = (uint32)(blockIdx.x * blockDim.x + threadIdx.x) * STRIP;
     if (begin >= pixels) return;
     const uint32 end = min(begin + STRIP, pixels);
-    for (uint32 pixel = begin; pixel < end; pixel++) {
-        const int id = instances[pixel];
-        new_instances[pixel] = id_of[id];
-        new_class_map[pixel] = id ? class_of[id] : class_map[pixel];
+    for (uint32 first = begin; first < end; first += VECTOR) {  // mostly there are no instances for a while
+        const uint32 last = min(first + VECTOR, end);
+        int any = 0;
+        for (uint32 pixel = first; pixel < last; pixel++) any |= instances[pixel];
+        if (!any) {
+            for (uint32 pixel = first; pixel < last; pixel++) new_instances[pixel] = 0, new_class_map[pixel] = class_map[pixel];
+            continue;
+        }
+        for (uint32 pixel = first; pixel < last; pixel++) {
+            const int id = instances[pixel];
+            new_instances[pixel] = id_of[id];
+            new_class_map[pixel] = id ? class_of[id] : class_map[pixel];
+        }
     }
 }

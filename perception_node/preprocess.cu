@@ -297,20 +297,26 @@ __device__ inline void make_run(const Image& image, const Axis& rows, const Axis
 
 #endif
 
-// bytes (rows.samples, step) uint8 -> tensor (3, planes.height, planes.width) NUMBER, of which the upper left
-// rows.pixels x columns.pixels are written.
+// bytes (rows.samples, step) uint8 -> tensor (3, planes.height, planes.width) NUMBER: the image in its upper left
+// rows.pixels x columns.pixels, 0 around it.
 //   one thread for each RUN pixels of a row; reads a byte once where nothing is resampled, else again for each pixel
 //   that it adds to (mostly from cache), writes 3 NUMBERs a pixel, neighbouring threads to neighbouring addresses
 extern "C" __global__ void preprocess(const uint8* __restrict__ bytes, long long step, Axis rows, Axis columns,
                                       Planes planes, NUMBER* __restrict__ tensor) {
-    const int runs = (columns.pixels + RUN - 1) / RUN, thread = blockIdx.x * blockDim.x + threadIdx.x;
-    if (thread >= rows.pixels * runs) return;
+    const int runs = (planes.width + RUN - 1) / RUN, thread = blockIdx.x * blockDim.x + threadIdx.x;
+    if (thread >= planes.height * runs) return;
     const int y = thread / runs, x0 = (thread - y * runs) * RUN;
+    const int last = x0 + RUN < planes.width ? x0 + RUN : planes.width;
+    int x1 = y < rows.pixels ? columns.pixels : 0;  // where the image ends in this row
+    x1 = x1 < x0 ? x0 : x1 < last ? x1 : last;
+    for (int c = 0; c < 3; c++) {
+        NUMBER* __restrict__ const row = tensor + ((long long)c * planes.height + y) * planes.width;
+        for (int x = x1; x < last; x++) put(row + x, 0.0f);
+    }
     const Image image = {bytes, step, rows.samples, columns.samples};
 #if RUN == 1
-    make_pixel(image, rows, columns, planes, y, x0, tensor);
+    if (x0 < x1) make_pixel(image, rows, columns, planes, y, x0, tensor);
 #else
-    const int x1 = x0 + RUN < columns.pixels ? x0 + RUN : columns.pixels;
     for (int x = x0, end; x < x1; x = end) {
         const int left = columns.first[x] & ~1;  // even, as pairs begin
         for (end = x; end < x1 && columns.first[end] + columns.taps - left <= WINDOW; end++) {

@@ -73,34 +73,35 @@ def taps(samples: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
 class Preprocess:
     """Decodes, scales, pads and normalises on a device, in one kernel.
 
-    The tensor is made once. What depends on the images' size and encoding is made when the first comes, and again only
-    if they change.
+    What depends on the images' size and encoding is made when the first comes, and again only if they change.
 
     Args:
         device: what computes.
         spec: what the network takes.
-        dtype: of the tensor, float32 or float16.
+        dtype: of the tensors, float32 or float16.
 
     Attributes:
-        tensor: (1, 3, *spec.size_hw) on the device.
-        geometry: how the image that was uploaded last lies in it.
+        geometry: how the image that was uploaded last lies in the tensor.
     """
 
     def __init__(self, device: Device, spec: InputSpec, dtype: Any = np.float32):
         self._device, self._spec, self._dtype = device, spec, np.dtype(dtype)
-        self.tensor = device.empty((1, 3, *spec.size_hw), self._dtype)
         self._prepared_for: Any = None
 
-    def __call__(self, image: CameraImage) -> tuple[Array, Geometry]:
+    def __call__(self, image: CameraImage, into: Array | None = None) -> tuple[Array, Geometry]:
         """One image as the network's input.
 
+        Args:
+            image: the camera's.
+            into: (1, 3, *spec.size_hw) on the device; None makes a new tensor.
+
         Returns:
-            The tensor, whose padding is 0, the value of a mean pixel; the next call writes it anew. And the image's
-            geometry in it.
+            The tensor, whose padding is 0, the value of a mean pixel. And the image's geometry in it.
         """
+        tensor = self._device.empty((1, 3, *self._spec.size_hw), self._dtype) if into is None else into
         self.upload(image)
-        self.start()
-        return self.tensor, self.geometry
+        self.start(tensor)
+        return tensor, self.geometry
 
     def upload(self, image: CameraImage) -> None:
         """Queues the copy of an image's bytes to the device: always to the same place, until the layout changes."""
@@ -110,9 +111,9 @@ class Preprocess:
             self._prepared_for = image.layout
         self._data = self._device.upload(image.data, into=self._data)
 
-    def start(self) -> None:
+    def start(self, tensor: Array) -> None:
         """Queues the work on the image that was uploaded last. It only starts a kernel: a CUDA graph can hold it."""
-        self._kernels.each("preprocess", self._threads, self._data, *self._arguments)
+        self._kernels.each("preprocess", self._threads, self._data, *self._arguments, tensor)
 
     def _prepare(self, image: CameraImage) -> None:
         device, spec = self._device, self._spec
@@ -121,14 +122,11 @@ class Preprocess:
         self._kernels = device.kernels(KERNEL, **defines)
         image_hw = image.height, image.width
         self.geometry = fit(image_hw, spec.size_hw, spec.resize)
-        height, width = (
-            max(1, round(size / scale)) for size, scale in zip(image_hw, self.geometry.scale_yx, strict=True)
-        )
-        self._threads = height * -(-width // run)
+        self._threads = spec.size_hw[0] * -(-spec.size_hw[1] // run)
         self._data = device.empty(image.data.size, np.uint8)
-        device.zero(self.tensor)  # the kernel leaves the padding alone
         self._tables, axes = [], []
-        for samples, pixels in zip(image_hw, (height, width), strict=True):
+        for samples, scale in zip(image_hw, self.geometry.scale_yx, strict=True):
+            pixels = max(1, round(samples / scale))
             first, weight = taps(samples, pixels)
             tables = device.upload(first), device.upload(weight)
             self._tables += tables  # only their addresses are in the arguments
@@ -136,7 +134,7 @@ class Preprocess:
         mean, std = np.float64(spec.mean), np.float64(spec.std)
         is_reversed = image.encoding.startswith("bgr") != (spec.color == "bgr")
         planes = np.array((1 / std, mean / std, is_reversed, *spec.size_hw), PLANES)
-        self._arguments = np.int64(image.step), *axes, planes, self.tensor
+        self._arguments = np.int64(image.step), *axes, planes
 
 
 def _defines(image: CameraImage) -> dict[str, str | int]:

@@ -440,7 +440,7 @@ def emulated_recorded_preprocessing_takes_the_new_image(device):
     first, *others = map(CameraImage.from_bgr, pixels)
     preprocess = Preprocess(device, spec)
     tensor, _ = preprocess(first)
-    again = device.record(preprocess.start)
+    again = device.record(functools.partial(preprocess.start, tensor))
     for image in others:
         preprocess.upload(image)
         again()

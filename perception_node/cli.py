@@ -541,8 +541,9 @@ def train(config: Path, data: Path, out: Path, start: Path | None, workers: int,
     type=click.Path(path_type=Path, exists=True, file_okay=False),
     help="As for train: calibrate the confidence on the validation frames there.",
 )
+@click.option("--dynamic-batch", is_flag=True, help="The network takes images of several cameras at once.")
 @_JSON
-def export(checkpoint: Path, out: Path, data: Path | None, as_json: bool) -> None:
+def export(checkpoint: Path, out: Path, data: Path | None, dynamic_batch: bool, as_json: bool) -> None:
     """Make a model folder of CHECKPOINT, the best.pt or checkpoint.pt of a training.
 
     With --data the confidence is calibrated: one temperature, fitted on the validation frames, goes into the network's
@@ -550,7 +551,7 @@ def export(checkpoint: Path, out: Path, data: Path | None, as_json: bool) -> Non
     """
     with _training():
         from perception_node.training.export import export as run
-    summary = run(checkpoint, out, data)
+    summary = run(checkpoint, out, data, dynamic_batch)
     click.echo(json.dumps(summary) if as_json else "  ".join(f"{name} {value}" for name, value in summary.items()))
 
 
@@ -572,6 +573,9 @@ def _training():
     "--target", "targets", multiple=True, metavar="sm_87", help="GPU architecture; repeatable. Default: the GPU here."
 )
 @click.option("--runtime", default="auto", show_default=True, help="Library: tensorrt, tensorrt_rtx, or auto.")
+@click.option(
+    "--max-batch", type=click.IntRange(1), default=1, show_default=True, help="Images of cameras inferred at once."
+)
 @click.option(
     "--workspace", type=click.FloatRange(0, min_open=True), metavar="GIB", help="Most memory a layer may use."
 )
@@ -597,6 +601,7 @@ def build(
     precision: str,
     targets: tuple[str, ...],
     runtime: str,
+    max_batch: int,
     workspace: float | None,
     timing_cache: Path | None,
     calibration: Path | None,
@@ -621,7 +626,17 @@ def build(
 
     try:
         plans = run(
-            load_model(model), precision, targets, runtime, workspace, timing_cache, calibration, out, force, say
+            load_model(model),
+            precision,
+            targets,
+            runtime,
+            workspace,
+            timing_cache,
+            calibration,
+            out,
+            force,
+            say,
+            max_batch,
         )
     except KeyboardInterrupt:
         say("stopped; nothing was left half-written")

@@ -6,12 +6,13 @@ import dataclasses
 import itertools
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from perception_node.device import Array, NotRecordable, open_device
+from perception_node.device import Array, Device, NotRecordable, open_device
 from perception_node.engine import DEFAULT_PLAN, PlanOptions, load_engine
 from perception_node.errors import DeviceError
 from perception_node.fusion import make_fusion
@@ -31,15 +32,19 @@ class Pipeline:
     On a GPU `start` only queues work, which is recorded as a CUDA graph once an image's size has come twice. Two
     pipelines that take turns have two frames in flight: the one uploads and decodes while the other computes.
 
+    Pipelines on one engine (`another`) can have images of several cameras inferred at once: start_together.
+
     Args:
         model: from perception_node.model.load_model.
         device: what computes; see perception_node.device.DEVICES.
         threads: for the CPU; 0 takes all cores.
         engine: what runs the network; see perception_node.engine.ENGINES.
         plan: which TensorRT plan.
+        max_batch: the most images that are inferred at once.
 
     Attributes:
-        timer: of the stages "preprocess", "network" and "fusion"; callers add stages of their own.
+        timer: of the stages "preprocess", "network" and "fusion"; callers add stages of their own. An image that was
+            started together with others has the times of them all: so long it took.
 
     Raises:
         UserError: the network cannot be loaded, is not what the manifest says, or there is no such device or engine.
@@ -58,27 +63,30 @@ class Pipeline:
         threads: int = 0,
         engine: str = "auto",
         plan: PlanOptions = DEFAULT_PLAN,
+        max_batch: int = 1,
     ):
         self.model = model
         self._device = open_device(device, threads)
-        self._engine = load_engine(model, self._device, engine, plan)
+        self._engine = load_engine(model, self._device, engine, plan, max_batch)
+        self._input = self._device.empty((max_batch, 3, *model.input.size_hw), np.float32)
         # On the CPU there is nothing to gain by it.
         self._is_recordable = self._device.name == "cuda" and self._engine.recordable
         self._prepare()
 
     def _prepare(self) -> None:
-        """All but the device and the engine."""
+        """All but the device, the engine and its input."""
         self.timer = StageTimer()
         self._outputs: Mapping[str, Array] = {}
         self._preprocess = Preprocess(self._device, self.model.input)
         self._fusion = make_fusion(self.model, self._device)
         self._layout: tuple | None = None
+        self._is_known = False  # whether an image of this layout was perceived
         self._recorded: Callable[[], None] | None = None
-        self._marks: list[Any] = []
+        self._marks: tuple[Any, ...] = ()
 
     def another(self) -> "Pipeline":
         """One more on the same device and engine, for images of another camera: its buffers, thresholds and times are
-        its own. They take turns, one at a time: `finish` of the one comes before `start` of the other.
+        its own. They take turns, `finish` of the one before `start` of the other, or are started together.
         """
         other = copy.copy(self)
         other._prepare()
@@ -94,7 +102,7 @@ class Pipeline:
         model = dataclasses.replace(self.model, fusion={**self.model.fusion, **options})
         self._fusion = make_fusion(model, self._device)
         self.model = model
-        self._layout = self._recorded = None
+        self._is_known, self._recorded = False, None
 
     def __call__(self, image: CameraImage | np.ndarray) -> PanopticFrame:
         """Segments one image, a camera's or uint8 (H, W, 3) BGR; the frame has the image's height and width."""
@@ -103,18 +111,9 @@ class Pipeline:
 
     def start(self, image: CameraImage | np.ndarray) -> None:
         """Queues the work on an image; `finish` comes before the next."""
-        begin = self._device.mark()
-        image = image if isinstance(image, CameraImage) else CameraImage.from_bgr(image)
-        is_known = self._layout == image.layout
-        if not is_known:  # what was recorded works on memory that `upload` now frees; and should it fail
-            self._layout = self._recorded = None
-        self._preprocess.upload(image)
-        if is_known and self._is_recordable and self._recorded is None:
-            self._recorded = self._record()
-        (self._recorded or self._compute)()
-        self._layout = image.layout
-        self._fusion.read()
-        self._ends = begin, self._device.mark()
+        failures = start_together({self: image})
+        if failures:
+            raise failures.pop(self)  # its traceback knows the dict: together they would keep all of this alive
 
     def finish(self) -> PanopticFrame:
         """The frame of the image that was started; waits for it."""
@@ -129,7 +128,7 @@ class Pipeline:
         return frame
 
     def outputs(self) -> dict[str, np.ndarray]:
-        """What the network gave for the last image, by the names in the ONNX graph."""
+        """What the network gave for the last image: what the manifest names, by the names in the ONNX graph."""
         return {name: self._device.download(array) for name, array in self._outputs.items()}
 
     @property
@@ -141,13 +140,24 @@ class Pipeline:
         """Of the device's own memory, how much is in use, by all programs; None if it has none of its own."""
         return None if self._device.name == "cpu" else self._device.used_memory() / 2**20
 
-    def _compute(self) -> None:
-        """Queues what depends on the image's bytes alone, so that it can be recorded."""
-        self._preprocess.start()
-        preprocessed = self._device.mark()
-        self._outputs = self._engine.infer(self._preprocess.tensor)
-        self._marks = [preprocessed, self._device.mark()]
-        self._fusion.start(self._roles(), self._preprocess.geometry)
+    def _upload(self, image: CameraImage | np.ndarray) -> None:
+        image = image if isinstance(image, CameraImage) else CameraImage.from_bgr(image)
+        if self._layout != image.layout:  # what was recorded works on memory that `upload` now frees
+            self._layout, self._is_known, self._recorded = image.layout, False, None
+        self._preprocess.upload(image)
+
+    def _recording(self) -> Callable[[], None] | None:
+        """Does what _compute does for this pipeline alone; None until an image of this layout has come before."""
+        if self._recorded is None and self._is_known and self._is_recordable:
+            compute = partial(_compute, [self], {})
+            try:
+                self._recorded = self._device.record(compute)
+            except NotRecordable as error:
+                warnings.warn(f"{self.model.name}: runs without a CUDA graph, at more cost: {error}", stacklevel=4)
+                self._is_recordable = False
+                with contextlib.suppress(DeviceError):  # the failed recording can be blamed on what comes next, once
+                    compute()
+        return self._recorded
 
     def _roles(self) -> dict[str, Array]:
         """The network's outputs by the family's names, without the batch axis."""
@@ -155,16 +165,6 @@ class Pipeline:
         if self._device.name == "cpu":  # where networks need not give the very types that the kernels take
             outputs = conform(outputs, self._fusion.inputs)
         return {role: self._device.view(array, 0, array.shape[1:], array.dtype) for role, array in outputs.items()}
-
-    def _record(self) -> Callable[[], None] | None:
-        try:
-            return self._device.record(self._compute)
-        except NotRecordable as error:
-            warnings.warn(f"{self.model.name}: runs without a CUDA graph, at more cost: {error}", stacklevel=3)
-        self._is_recordable = False
-        with contextlib.suppress(DeviceError):  # the failed recording can be blamed on what comes next, once
-            self._compute()
-        return None
 
     def warm_up(self) -> None:
         """Runs twice on a grey image, so that the first real frame is not the slow one. Leaves no trace in `timer`.
@@ -176,3 +176,87 @@ class Pipeline:
         for _ in range(2):
             self(np.full((*self.model.input.size_hw, 3), 127, np.uint8))
         self.timer = timer
+
+
+def perceive_together(
+    images: Mapping[Pipeline, CameraImage | np.ndarray],
+) -> Iterator[tuple[Pipeline, PanopticFrame | Exception]]:
+    """Each pipeline's frame, or what is wrong with its image; see start_together."""
+    if not images:
+        return
+    failures = start_together(images)
+    for pipeline in images:
+        frame = None
+        if pipeline not in failures:
+            with _apart(pipeline, failures):
+                frame = pipeline.finish()
+        yield pipeline, failures.pop(pipeline, frame)
+
+
+def start_together(images: Mapping[Pipeline, CameraImage | np.ndarray]) -> dict[Pipeline, Exception]:
+    """Queues the work on images of several cameras, which are inferred at once; `finish` of each comes before the next.
+
+    Args:
+        images: of pipelines on one engine, at most its max_batch.
+
+    Returns:
+        What is wrong with the images that cannot be worked on; their pipelines have nothing to finish. The others' work
+        is done nevertheless.
+
+    Raises:
+        DeviceError: then none is.
+    """
+    failures: dict[Pipeline, Exception] = {}
+    device = next(iter(images))._device
+    begin = device.mark()
+    for pipeline, image in images.items():
+        with _apart(pipeline, failures):
+            pipeline._upload(image)
+    pipelines = [pipeline for pipeline in images if pipeline not in failures]
+    recording = pipelines[0]._recording() if len(pipelines) == 1 else None
+    if recording is not None:
+        recording()
+    elif pipelines:
+        _compute(pipelines, failures)
+    for pipeline in pipelines:
+        if pipeline not in failures:
+            pipeline._fusion.read()
+            pipeline._is_known = True
+    end = device.mark()
+    for pipeline in pipelines:
+        pipeline._ends = begin, end
+    return failures
+
+
+def _compute(pipelines: Sequence[Pipeline], failures: dict[Pipeline, Exception]) -> None:
+    """Queues what depends on the images' bytes alone, so that it can be recorded."""
+    first = pipelines[0]
+    device, tensor = first._device, first._input
+    for index, pipeline in enumerate(pipelines):
+        pipeline._preprocess.start(_images(device, tensor, index, 1))
+    preprocessed = device.mark()
+    outputs = first._engine.infer(_images(device, tensor, 0, len(pipelines)))
+    marks = preprocessed, device.mark()
+    for index, pipeline in enumerate(pipelines):
+        used = pipeline.model.tensors.values()
+        pipeline._outputs = {name: _images(device, outputs[name], index, 1) for name in used}
+        pipeline._marks = marks
+        with _apart(pipeline, failures):
+            pipeline._fusion.start(pipeline._roles(), pipeline._preprocess.geometry)
+
+
+def _images(device: Device, tensor: Array, first: int, count: int) -> Array:
+    """Of the images of a tensor so many, from the first on."""
+    offset = first * (tensor.nbytes // tensor.shape[0])
+    return device.view(tensor, offset, (count, *tensor.shape[1:]), tensor.dtype)
+
+
+@contextlib.contextmanager
+def _apart(pipeline: Pipeline, failures: dict[Pipeline, Exception]) -> Iterator[None]:
+    """What goes wrong with one image is no matter to the others, unless it is the device."""
+    try:
+        yield
+    except DeviceError:
+        raise
+    except Exception as error:
+        failures[pipeline] = error

@@ -68,15 +68,20 @@ def tiny_outputs() -> dict[str, np.ndarray]:
     }
 
 
-def write_tiny_model(folder: Path, outputs: dict[str, np.ndarray] | None = None, **changes) -> Path:
-    """Writes the tiny network, or one with other outputs, and its manifest, whose entries `changes` replace."""
+def write_tiny_model(
+    folder: Path, outputs: dict[str, np.ndarray] | None = None, batch: int | str = 1, **changes
+) -> Path:
+    """Writes the tiny network, or one with other outputs, and its manifest, whose entries `changes` replace.
+
+    A name for `batch` leaves the number of images open.
+    """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 
     outputs = outputs or tiny_outputs()
     # The input must be used, or engines drop it: add zero times its mean.
     nodes = [
-        helper.make_node("ReduceMean", ["image"], ["mean"], keepdims=0),
+        helper.make_node("ReduceMean", ["image"], ["mean"], keepdims=int(batch != 1), axes=[*range(batch != 1, 4)]),
         helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
     ]
     for name, array in outputs.items():
@@ -88,9 +93,9 @@ def write_tiny_model(folder: Path, outputs: dict[str, np.ndarray] | None = None,
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 8, 8])],
         [
-            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), [batch, *array.shape[1:]])
             for name, array in outputs.items()
         ],
         constants,

@@ -397,14 +397,20 @@ def test_training_resumes_and_exports(config, data, tmp_path, monkeypatch):
     assert json.loads(result.stdout.splitlines()[-1])["epoch"] == 2
     model = load_model(tmp_path / "model")
     image = cv2.imread(str(data / "camvid" / "val" / "images" / "c.jpg"))
-    tensor, _ = Preprocess(open_device(), model.input)(CameraImage.from_bgr(image))
-    answers = load_engine(model, open_device()).infer(tensor)
+    one, _ = Preprocess(open_device(), model.input)(CameraImage.from_bgr(image))
+    answers = load_engine(model, open_device()).infer(one)
     net = build_network(config)
     net.load_state_dict(averaged_weights(resumed))
     with torch.no_grad():
         expected = net.eval()(normalise(torch.from_numpy(image[..., ::-1].copy())[None], config))
     for name, tensor in zip(("semantic", "center", "offset"), expected, strict=True):
         np.testing.assert_allclose(answers[name], tensor.numpy(), atol=2e-3)
+
+    result = CliRunner().invoke(main, [*arguments[:3], str(tmp_path / "several"), "--dynamic-batch"])
+    assert result.exit_code == 0, result.output
+    engine = load_engine(load_model(tmp_path / "several"), open_device(), max_batch=2)  # which runs it with two
+    for name, array in engine.infer(np.repeat(one, 2, axis=0)).items():
+        np.testing.assert_allclose(array, np.repeat(answers[name], 2, axis=0), atol=2e-3)
 
 
 def test_calibration_changes_the_confidence_and_no_class(config, data, tmp_path):

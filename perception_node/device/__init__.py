@@ -54,7 +54,7 @@ class Device(Protocol):
     def empty(self, shape: int | tuple[int, ...], dtype: Any) -> Array: ...
 
     def view(self, array: Array, offset: int, shape: int | tuple[int, ...], dtype: Any) -> Array:
-        """Part of a uint8 array, from byte `offset` on, as another array."""
+        """Part of a contiguous array, from byte `offset` on, as another array."""
         ...
 
     def upload(self, host: np.ndarray, into: Array | None = None) -> Array:

@@ -59,7 +59,7 @@ class Engine(Protocol):
     outputs: tuple[TensorSpec, ...]
 
     def infer(self, tensor: Array) -> Mapping[str, Array]:
-        """Queues the network's work on its one input; outputs by their names in the ONNX graph.
+        """Queues the network's work on its one input, (N, 3, H, W); outputs by their names in the ONNX graph.
 
         All lies on the device, and is worked on in its order. The next call may write over the outputs.
         """
@@ -102,7 +102,9 @@ def choose_engine(device: str, engine: str = "auto") -> str:
     return engine
 
 
-def load_engine(model: Model, device: Device, engine: str = "auto", plan: PlanOptions = DEFAULT_PLAN) -> Engine:
+def load_engine(
+    model: Model, device: Device, engine: str = "auto", plan: PlanOptions = DEFAULT_PLAN, max_batch: int = 1
+) -> Engine:
     """An engine for the model's network.
 
     Args:
@@ -110,9 +112,11 @@ def load_engine(model: Model, device: Device, engine: str = "auto", plan: PlanOp
         device: on which it runs.
         engine: one of the device's in ENGINES, or "auto".
         plan: for TensorRT.
+        max_batch: the most images that it is given at once; 1 takes every network.
 
     Raises:
-        ModelError: the network cannot be loaded, or its tensors are not those of the manifest.
+        ModelError: the network cannot be loaded, its tensors are not those of the manifest, or it cannot take so many
+            images; see perception_node.engine.batch.
         PlanError: there is no plan, or it may not be loaded.
         UserError: no such engine, or the engine's library is not installed.
     """
@@ -121,7 +125,7 @@ def load_engine(model: Model, device: Device, engine: str = "auto", plan: PlanOp
         if device.name == "cuda":
             from perception_node.engine.tensorrt import load_plan_of
 
-            loaded = load_plan_of(model, device, name, plan)
+            loaded = load_plan_of(model, device, name, plan, max_batch)
         elif name == "openvino":
             from perception_node.engine.openvino import OpenVinoEngine
 
@@ -137,6 +141,10 @@ def load_engine(model: Model, device: Device, engine: str = "auto", plan: PlanOp
             f"engine {name!r}: its library cannot be imported ({one_line(error)}); pip install {package}"
         ) from error
     check_tensors(model, loaded)
+    if max_batch > 1:
+        from perception_node.engine.batch import check_batch
+
+        check_batch(model, device, loaded, max_batch)
     return loaded
 
 

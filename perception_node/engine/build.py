@@ -49,6 +49,7 @@ def build(
     out: Path | None = None,
     force: bool = False,
     say: Callable[[str], None] = print,
+    max_batch: int = 1,
 ) -> list[Built]:
     """Builds a model's plans, one for each target, unless they are there already.
 
@@ -63,6 +64,7 @@ def build(
         out: folder for the plans instead of the model's own.
         force: build although a plan with the same key is there.
         say: is told what goes on, in lines.
+        max_batch: the most images that the plan takes at once.
 
     Raises:
         UserError: with what is wrong and the remedy. Plans that were complete by then stay; no other file is left.
@@ -80,6 +82,7 @@ def build(
         for aim in aims:
             key = PlanKey.of(
                 model,
+                max_batch,
                 precision=precision,
                 calibration=calibrated and calibrated.sha256,
                 library=library.name,
@@ -89,8 +92,8 @@ def build(
             found = None if force else _present(model, key, out, say)
             if found is None:
                 if network is None:
-                    network = _prepare(library, model, precision, calibrated, say)
-                plan, sidecar = _compile(library, model, network, key, workspace_gib, timing_cache, say)
+                    network = _prepare(library, model, precision, calibrated, say, max_batch)
+                plan, sidecar = _compile(library, model, network, key, workspace_gib, timing_cache, say, max_batch)
                 found = Built(write_plan(folder, plan, sidecar), sidecar, new=True)
             plans.append(found)
     return plans
@@ -125,10 +128,15 @@ def _alone(model: Model, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _prepare(
-    library: Library, model: Model, precision: str, calibrated: Calibration | None, say: Callable[[str], None]
+    library: Library,
+    model: Model,
+    precision: str,
+    calibrated: Calibration | None,
+    say: Callable[[str], None],
+    max_batch: int,
 ) -> Network:
     try:
-        return prepare(model, precision, calibrated, say)
+        return prepare(model, precision, calibrated, say, max_batch)
     except ModelError:
         # An operator that ONNX Runtime does not know is hardly one that TensorRT does, and of those we can say more.
         graph = load_network(model.onnx_path, model.sha256)
@@ -159,6 +167,7 @@ def _compile(
     workspace_gib: float | None,
     timing_cache: Path | None,
     say: Callable[[str], None],
+    max_batch: int,
 ) -> tuple[bytes, Sidecar]:
     trt = library.trt
     messages = library.listen()
@@ -167,6 +176,13 @@ def _compile(
     library.aim(config, key.architecture)
     if workspace_gib is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, int(workspace_gib * 2**30))
+    if max_batch > 1:
+        # Two: what makes one image at a time fast is not what makes several fast.
+        for least, most in ((1, 1), (2, max_batch)):
+            profile = builder.create_optimization_profile()
+            shapes = (trt.Dims([count, 3, *model.input.size_hw]) for count in (least, most, most))
+            profile.set_shape(model.input.tensor, *shapes)
+            config.add_optimization_profile(profile)
     if key.precision == "fp32":
         # Set by default, it rounds inputs of convolutions to float16's ten bits. Who wants that takes fp16, and gets
         # its speed; fp32 is what others are compared with.

@@ -4,6 +4,7 @@ Every step is checked by running the result with ONNX Runtime beside the model's
 """
 
 import hashlib
+import itertools
 import json
 import math
 import tempfile
@@ -16,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
+from perception_node.device import open_device
 from perception_node.engine import check_tensors
+from perception_node.engine.batch import check_batch, random_images
 from perception_node.engine.onnxruntime import OnnxRuntimeEngine
 from perception_node.errors import ModelError, UserError, one_line
 from perception_node.fusion import FAMILIES
@@ -114,7 +117,11 @@ def load_network(path: Path, sha256: str) -> "onnx.ModelProto":
 
 
 def prepare(
-    model: Model, precision: str = "fp32", calibration: Calibration | None = None, say: Callable[[str], None] = print
+    model: Model,
+    precision: str = "fp32",
+    calibration: Calibration | None = None,
+    say: Callable[[str], None] = print,
+    max_batch: int = 1,
 ) -> Network:
     """The ONNX to build a plan of the model from. Its input keeps its type, its outputs have those that fusion takes.
 
@@ -123,18 +130,22 @@ def prepare(
         precision: one of PRECISIONS.
         calibration: whose network to take instead, for int8.
         say: is told what did not go as planned.
+        max_batch: with more than 1 the batch axis stays free.
 
     Raises:
-        ModelError: the network cannot be run, or its tensors are not those of the manifest.
+        ModelError: the network cannot be run, its tensors are not those of the manifest, or it cannot take so many
+            images.
     """
     reference = OnnxRuntimeEngine(model.onnx_path)
     check_tensors(model, reference)
-    image = _random_image(model)
+    if max_batch > 1:
+        check_batch(model, open_device(), reference, max_batch)
+    image = random_images(model, 1)
     wanted = _as_fusion_takes(model, reference.infer(image))
 
     path, sha256 = (calibration.onnx_path, calibration.sha256) if calibration else (model.onnx_path, model.sha256)
     graph = load_network(path, sha256)
-    _specialise(graph, model, path)
+    _specialise(graph, model, path, is_batch_free=max_batch > 1)
     _convert_outputs(graph, wanted)
     if calibration is None:  # the optimiser would move Q and DQ nodes from where the calibration wants them
         simple = _simplify(graph)
@@ -166,14 +177,7 @@ def _int8_layers(graph: "onnx.ModelProto") -> str:
     return f"int8: {len(with_weights) - len(others)} of {len(with_weights)} layers with weights{rest}"
 
 
-def _random_image(model: Model) -> np.ndarray:
-    """Noise of 0..255 in every pixel, float32 (1, 3, H, W), normalised as the manifest says."""
-    pixels = np.random.default_rng(0).uniform(0, 255, (1, *model.input.size_hw, 3))
-    normal = (pixels - model.input.mean) / model.input.std
-    return np.ascontiguousarray(normal.transpose(0, 3, 1, 2), np.float32)
-
-
-def _specialise(graph: "onnx.ModelProto", model: Model, path: Path) -> None:
+def _specialise(graph: "onnx.ModelProto", model: Model, path: Path, is_batch_free: bool = False) -> None:
     """Fixes the sizes that the input leaves open; drops the outputs that the manifest does not use."""
     inputs = [tensor for tensor in graph.graph.input if tensor.name == model.input.tensor]
     used = set(model.tensors.values())
@@ -181,7 +185,8 @@ def _specialise(graph: "onnx.ModelProto", model: Model, path: Path) -> None:
     if not inputs or len(outputs) != len(used):
         needed = ", ".join((model.input.tensor, *sorted(used)))
         raise ModelError(f"{path}: has not all the tensors that {model.name} needs: {needed}; calibrate it anew")
-    for dimension, size in zip(inputs[0].type.tensor_type.shape.dim, (1, 3, *model.input.size_hw), strict=True):
+    sizes = zip(inputs[0].type.tensor_type.shape.dim, (1, 3, *model.input.size_hw), strict=True)
+    for dimension, size in itertools.islice(sizes, int(is_batch_free), None):
         dimension.dim_value = size
     refill(graph.graph.input, inputs)
     refill(graph.graph.output, outputs)

@@ -13,6 +13,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import stat
 import warnings
 from collections.abc import Mapping
@@ -43,7 +44,8 @@ class PlanKey:
 
     Attributes:
         onnx_sha256: of the model's network.
-        profile: the input and the only shape that the plan takes, e.g. "image:1x3x360x480".
+        profile: the input and the shapes that the plan takes, e.g. "image:1x3x360x480", or "image:1-4x3x360x480" for up
+            to four images at once.
         outputs: names of the tensors that the manifest uses, sorted; the plan has no others.
         precision: "fp32", "fp16" or "int8".
         calibration: sha256 of the quantized network that a calibration made; None unless the precision is int8.
@@ -66,9 +68,9 @@ class PlanKey:
     recipe: int = RECIPE
 
     @classmethod
-    def of(cls, model: Model, **others: Any) -> "PlanKey":
+    def of(cls, model: Model, max_batch: int = 1, **others: Any) -> "PlanKey":
         """The model's part of a key, and the other fields: precision, calibration, library, ... gpu."""
-        shape = "x".join(map(str, (1, 3, *model.input.size_hw)))
+        shape = "x".join(map(str, ("1" if max_batch == 1 else f"1-{max_batch}", 3, *model.input.size_hw)))
         profile = f"{model.input.tensor}:{shape}"
         return cls(model.sha256, profile, tuple(sorted(set(model.tensors.values()))), **others)
 
@@ -276,4 +278,6 @@ def _read(path: Path, rebuild: str) -> tuple[bytes, list[str]]:
 
 
 def _command(model: str | Path, key: PlanKey) -> str:
-    return f"perception build {model} --precision {key.precision} --runtime {key.library} --target {key.architecture}"
+    batch = re.search(r":1-(\d+)x", key.profile)
+    options = f"--precision {key.precision}" + (f" --max-batch {batch[1]}" if batch else "")
+    return f"perception build {model} {options} --runtime {key.library} --target {key.architecture}"

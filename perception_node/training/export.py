@@ -16,7 +16,7 @@ from perception_node.training.train import averaged_weights, build_network, read
 from perception_node.training.validation import OUTPUTS, Validation
 
 
-def export(checkpoint: Path, out: Path, data: Path | None = None) -> dict[str, Any]:
+def export(checkpoint: Path, out: Path, data: Path | None = None, dynamic_batch: bool = False) -> dict[str, Any]:
     """Writes out/model.onnx with the averaged weights, and out/model.yaml with its hash.
 
     Args:
@@ -24,6 +24,7 @@ def export(checkpoint: Path, out: Path, data: Path | None = None) -> dict[str, A
         out: model folder, made if missing.
         data: folder that the configuration's validation frames are below, to calibrate the confidence; None leaves the
             logits as they are.
+        dynamic_batch: the network takes any number of images at once, else one.
 
     Returns:
         epoch, megabytes and, with data, temperature, ece_before and ece_after.
@@ -41,7 +42,7 @@ def export(checkpoint: Path, out: Path, data: Path | None = None) -> dict[str, A
         summary |= calibrate(net, config, data)
     out.mkdir(parents=True, exist_ok=True)
     onnx_path, part = out / "model.onnx", out / "model.onnx.part"
-    export_onnx(net, config, part)
+    export_onnx(net, config, part, dynamic_batch)
     part.replace(onnx_path)
     manifest_part = out / "model.yaml.part"
     text = yaml.safe_dump(manifest(config, onnx_path), sort_keys=False, default_flow_style=None, width=120)
@@ -82,11 +83,13 @@ def manifest(config: Config, onnx_path: Path) -> dict[str, Any]:
     }
 
 
-def export_onnx(net: PanopticDeepLab, config: Config, path: Path) -> None:
-    """Writes the network, fixed to its input's size and a batch of one, as ONNX opset 18."""
-    image = torch.zeros(1, 3, *config.input.size_hw)
+def export_onnx(net: PanopticDeepLab, config: Config, path: Path, dynamic_batch: bool = False) -> None:
+    """Writes the network, fixed to its input's size and, unless told otherwise, a batch of one, as ONNX opset 18."""
+    # What is traced with one image is fixed to one.
+    image = torch.zeros(1 + dynamic_batch, 3, *config.input.size_hw)
     names = {"input_names": [config.input.tensor], "output_names": list(OUTPUTS)}
-    program = torch.onnx.export(net, (image,), dynamo=True, opset_version=18, verbose=False, **names)
+    dynamic = {"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if dynamic_batch else {}
+    program = torch.onnx.export(net, (image,), dynamo=True, opset_version=18, verbose=False, **names, **dynamic)
     program.optimize()
     model = program.model_proto
     for node in model.graph.node:

@@ -24,7 +24,7 @@ def library():
 
 
 def write_semantic_model(
-    folder: Path, nodes: list, weights: dict | None = None, outputs: tuple = (), size=(8, 8)
+    folder: Path, nodes: list, weights: dict | None = None, outputs: tuple = (), size=(8, 8), batch: int | str = 1
 ) -> Path:
     """A semantic model with 3 classes and stride 1 whose network is `nodes`, from image to semantic.
 
@@ -34,12 +34,13 @@ def write_semantic_model(
         weights: name -> array.
         outputs: names of further outputs.
         size: of the input as the graph has it; a name leaves it open.
+        batch: likewise.
     """
     graph = helper.make_graph(
         nodes,
         "semantic",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, *size])],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, *size]) for n in ("semantic", *outputs)],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, *size])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, [batch, 3, *size]) for n in ("semantic", *outputs)],
         [numpy_helper.from_array(array, name) for name, array in (weights or {}).items()],
     )
     opsets = [helper.make_opsetid("", 19), helper.make_opsetid("mine", 1)]

@@ -96,6 +96,14 @@ def make_module(major: int, on_step: Callable[[int], None] = lambda step: None) 
         def clear_flag(self, flag):
             events.append(("off", flag))
 
+        def add_optimization_profile(self, profile):
+            events.append(("profile", *profile._shapes))
+            return 0
+
+    class IOptimizationProfile(Guarded):
+        def set_shape(self, input, min, opt, max):
+            self._shapes = input, min, opt, max
+
     class INetworkDefinition(Guarded):
         def __init__(self, flags):
             events.append(("network", flags))
@@ -131,6 +139,9 @@ def make_module(major: int, on_step: Callable[[int], None] = lambda step: None) 
         def create_builder_config(self):
             return IBuilderConfig()
 
+        def create_optimization_profile(self):
+            return IOptimizationProfile()
+
         def build_serialized_network(self, network, config):
             assert network._weights() is not None, "the parser is gone, and with it the weights"
             self._logger.log(say[0], "a layer\nis slow")
@@ -144,5 +155,6 @@ def make_module(major: int, on_step: Callable[[int], None] = lambda step: None) 
             monitor.phase_finish("build")
             return PLAN
 
+    trt.Dims = tuple
     trt.nptype = lambda dtype: getattr(np, dtype)
     return trt

@@ -31,7 +31,7 @@ from perception_node.engine.plan import PlanKey, Sidecar, find_plan, write_plan
 from perception_node.engine.trt import open_library
 from perception_node.errors import DeviceError, ModelError, PlanError, UserError
 from perception_node.model import load_model
-from perception_node.pipeline import Pipeline
+from perception_node.pipeline import Pipeline, perceive_together
 from perception_node.worker import EngineOptions, Worker
 
 TINY_KERNELS = Path(__file__).parents[1] / "device" / "tiny.cu"
@@ -40,14 +40,14 @@ PLAN = PlanOptions("fp32")
 KINDS = ("waits", "copies to host", "copies to device", "pageable copies", "allocations", "launches", "graphs")
 
 
-def write_model(folder: Path, sizes=SIZE) -> Path:
+def write_model(folder: Path, sizes=SIZE, batch=1) -> Path:
     """A network of one 3x3 convolution: of every pixel's neighbourhood its class; connected cars are instances."""
     weights = np.random.default_rng(0).normal(size=(3, 3, 3, 3)).astype(np.float32)
     graph = helper.make_graph(
         [helper.make_node("Conv", ["image", "weights"], ["semantic"], pads=[1, 1, 1, 1])],
         "convolution",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, *sizes])],
-        [helper.make_tensor_value_info("semantic", TensorProto.FLOAT, [1, 3, *sizes])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, *sizes])],
+        [helper.make_tensor_value_info("semantic", TensorProto.FLOAT, [batch, 3, *sizes])],
         [numpy_helper.from_array(weights, "weights")],
     )
     folder.mkdir(parents=True)
@@ -67,13 +67,13 @@ def write_model(folder: Path, sizes=SIZE) -> Path:
 
 
 @contextlib.contextmanager
-def a_model(**sizes):
+def a_model(max_batch=1, **sizes):
     """A model with a plan for the stand-in."""
     with tempfile.TemporaryDirectory() as folder:
         model = load_model(write_model(Path(folder) / "model", **sizes))
         library = open_library("tensorrt")
         versions = {"library": library.name, "library_version": library.version}
-        key = PlanKey.of(model, precision="fp32", calibration=None, **versions, **library.target())
+        key = PlanKey.of(model, max_batch, precision="fp32", calibration=None, **versions, **library.target())
         plan = stand_in.MAGIC + model.onnx_path.read_bytes()
         specs = [TensorSpec("image", (1, 3, *SIZE), "float32")], [TensorSpec("semantic", (1, 3, *SIZE), "float32")]
         sha256 = hashlib.sha256(plan).hexdigest()
@@ -178,6 +178,62 @@ def check_two_pipelines_have_two_frames_in_flight():
             assert_same(frame, cpu(image))
 
 
+def cameras(model, count):
+    """Pipelines on one engine that takes three images at once."""
+    first = Pipeline(model, "cuda", plan=PLAN, max_batch=3)
+    return [first, *(first.another() for _ in range(count - 1))]
+
+
+def check_images_of_several_cameras_are_inferred_at_once():
+    """Cameras of different sizes come and go; each has what it has alone, recorded or not."""
+    with a_model(3, batch="batch") as model:
+        pipelines, cpu = cameras(model, 3), Pipeline(model, threads=1)
+        sizes = SIZE, (48, 64), (12, 8)
+        for seed, who in enumerate([(0, 1, 2), (0,), (1, 2), (0,), (2, 0), (0,), (1,), (0, 1, 2), (0, 2), (0,)]):
+            sent = {pipelines[i]: images(1, 10 * seed + i, sizes[i])[0] for i in who}
+            seen = dict(perceive_together(sent))
+            assert list(seen) == list(sent)
+            for pipeline, image in sent.items():
+                assert_same(seen[pipeline], cpu(image))
+        assert pipelines[0]._recorded is not None
+
+
+def check_a_steady_batch_copies_each_image_once_and_allocates_nothing():
+    with a_model(3, batch="batch") as model:
+        pipelines = cameras(model, 3)
+        for seed in range(3):
+            dict(perceive_together(dict(zip(pipelines, images(3, seed), strict=True))))
+        before = counts()
+        dict(perceive_together(dict(zip(pipelines, images(3, 5), strict=True))))
+        spent = {kind: count - before[kind] for kind, count in counts().items()}
+    assert (spent["copies to device"], spent["copies to host"]) == (3, 3)
+    assert (spent["allocations"], spent["pageable copies"], spent["graphs"]) == (0, 0, 0)
+
+
+def check_an_image_that_cannot_be_prepared_costs_the_others_of_its_batch_nothing():
+    with a_model(3, batch="batch") as model:
+        pipelines, cpu = cameras(model, 3), Pipeline(model, threads=1)
+        dict(perceive_together(dict(zip(pipelines, images(3), strict=True))))
+        for failing_call in (1, 2):  # of preprocessing, of fusion
+            sent = dict(zip(pipelines, images(3, failing_call), strict=True))
+            sent[pipelines[1]] = images(1, 1, (48, 64))[0]
+            with no_kernels(pipelines[0]._device, failing_call):
+                seen = dict(perceive_together(sent))
+            assert str(seen[pipelines[1]]) == "no compiler"
+            for pipeline in (pipelines[0], pipelines[2]):
+                assert_same(seen[pipeline], cpu(sent[pipeline]))
+
+
+def check_a_plan_without_the_profile_is_said():
+    with a_model(3, batch="batch") as model, failing("profile"), pytest.raises(ModelError, match="has no profile 0"):
+        cameras(model, 1)
+
+
+def check_a_plan_for_one_image_is_not_taken_for_several():
+    with a_model(batch="batch") as model, pytest.raises(PlanError, match="--precision fp32 --max-batch 3"):
+        cameras(model, 1)
+
+
 def check_what_cannot_be_recorded_runs_as_it_is():
     with a_model() as model, failing("capture"), warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -245,7 +301,7 @@ def check_a_wrong_binding_is_seen():
     with a_model() as model:
         pipeline, cpu = Pipeline(model, "cuda", plan=PLAN), Pipeline(model, threads=1)
         (image,) = images(1)
-        pipeline._engine._bind("semantic", open_device("cuda").empty((1, 3, *SIZE), np.float32))
+        pipeline._engine._alone._bind("semantic", open_device("cuda").empty((1, 3, *SIZE), np.float32))
         with pytest.raises(AssertionError):
             assert_same(pipeline(image), cpu(image))
 

@@ -1,5 +1,6 @@
 """Plans built with the real tensorrt_rtx, which needs no GPU for it. None was run: that takes a GPU."""
 
+import dataclasses
 import hashlib
 import json
 import threading
@@ -78,6 +79,23 @@ def test_plans_and_their_sidecars(name, precision, rtx, tmp_path):
     if name != "tiny":  # its weights are its size
         smallest = {"fp32": 10_000_000, "fp16": 5_000_000}[precision]
         assert all(smallest < plan.sidecar.plan_bytes < 1.5 * smallest for plan in plans)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_plan_for_several_images(precision, tmp_path):
+    model = load_model(write_semantic_model(tmp_path / "m", *convolution("first", "image", "semantic"), batch="n"))
+    (plan,) = build(model, precision, ["sm_86"], say=quiet, max_batch=4)
+    assert plan.sidecar.key.profile == "image:1-4x3x8x8"
+    assert plan.sidecar.inputs == (TensorSpec("image", (None, 3, 8, 8), "float32"),)
+    assert plan.sidecar.outputs == (TensorSpec("semantic", (None, 3, 8, 8), "float32"),)
+    with pytest.raises(PlanError, match=r"profile: built with image:1-4x3x8x8, but here is image:1-2x3x8x8.*-batch 2"):
+        find_plan(model, dataclasses.replace(plan.sidecar.key, profile="image:1-2x3x8x8"))
+
+
+def test_a_network_for_one_image_is_not_built_for_several(tiny_model):
+    with pytest.raises(ModelError, match=r"max_batch 2: .* takes one image at a time"):
+        build(load_model(tiny_model), targets=["sm_86"], say=quiet, max_batch=2)
+    assert not (tiny_model / "plans").exists()
 
 
 def test_int8_is_built_from_explicit_quantization(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import recorded_tensorrt
+from conftest import write_tiny_model
 
 import perception_node.engine
 from perception_node.engine import trt as trt_module
@@ -98,6 +99,22 @@ def test_a_plan_is_built_with_what_the_version_has(major, libraries, orin, tiny_
     build(load_model(tiny_model), "fp16", timing_cache=timings, say=lines.append)
     assert trt.events[-1] == ("timings", b" and this build's")
     assert ("off", trt.BuilderFlag.TF32) not in trt.events[4:]
+
+
+@pytest.mark.parametrize("major", [10, 11])
+def test_a_plan_for_several_images_has_a_profile_for_one_and_one_for_more(major, libraries, orin, tmp_path):
+    trt = recorded_tensorrt.make_module(major)
+    libraries(tensorrt=trt)
+    model = load_model(write_tiny_model(tmp_path / "tiny", batch="n"))
+    (built,) = build(model, say=lambda line: None, max_batch=4)
+    assert built.sidecar.key.profile == "image:1-4x3x8x8"
+    assert built.sidecar.inputs[0].shape == (None, 3, 8, 8)
+    one, four = (1, 3, 8, 8), (4, 3, 8, 8)
+    profiles = [event[1:] for event in trt.events if event[0] == "profile"]
+    assert profiles == [("image", one, one, one), ("image", (2, 3, 8, 8), four, four)]
+    (alone,) = build(model, say=lambda line: None)  # is another plan
+    assert (alone.new, alone.sidecar.inputs[0].shape) == (True, one)
+    assert len(profiles) == len([event for event in trt.events if event[0] == "profile"])
 
 
 @pytest.mark.parametrize("blob", [b"damaged", b"another GPU's"])

@@ -15,7 +15,8 @@ import onnxruntime
 __version__ = "10.13.0"
 MAGIC = b"stand-in plan\n"
 FAIL = "STAND_IN_TENSORRT_FAILS"
-"""Environment variable: "deserialize", "context", "address" or "enqueue" fails; "capture": a graph cannot hold it."""
+"""Environment variable: "deserialize", "context", "profile", "address" or "enqueue" fails; "capture": a graph cannot
+hold it."""
 
 _HostFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _driver = ctypes.CDLL("libcuda.so.1")
@@ -84,7 +85,7 @@ class ICudaEngine:
         self._inputs = {spec.name: spec for spec in self.session.get_inputs()}
         self._tensors = {**self._inputs, **{spec.name: spec for spec in self.session.get_outputs()}}
         self.num_io_tensors = len(self._tensors)
-        self.num_optimization_profiles = 1
+        self.num_optimization_profiles = 2
         self.device_memory_size_v2 = 1 << 20
 
     def get_tensor_name(self, index: int) -> str:
@@ -112,12 +113,25 @@ class IExecutionContext:
             name: engine.get_tensor_shape(name) for name in map(engine.get_tensor_name, range(engine.num_io_tensors))
         }
         self._callbacks: list[object] = []
+        self._profile: int | None = None
+        self._is_recorded = False
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        """A plan has as many as engine/build.py makes: for one image, and for several."""
+        self._profile = profile_index
+        return profile_index < 2 and not _fails("profile")
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         known = self.engine.get_tensor_shape(name)
         if any(own not in (-1, size) for own, size in zip(known, shape, strict=True)):
             return False
+        if self._profile is None or (shape[0] == 1) != (self._profile == 0):
+            return False
+        if self._is_recorded:  # in earnest the graph would be of no use from now on
+            return False
         self._shapes[name] = tuple(shape)
+        for output in self._shapes.keys() - self.engine._inputs.keys():
+            self._shapes[output] = (shape[0], *self._shapes[output][1:])
         return True
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
@@ -132,19 +146,22 @@ class IExecutionContext:
             _driver.cuStreamQuery(ctypes.c_void_p(stream_handle))  # what a graph cannot hold
         if _fails("enqueue") or set(self._addresses) != set(self._shapes):
             return False
-        addresses = dict(self._addresses)
+        capturing = ctypes.c_int()
+        _driver.cuStreamIsCapturing(ctypes.c_void_p(stream_handle), ctypes.byref(capturing))
+        self._is_recorded |= capturing.value != 0
+        addresses, shapes = dict(self._addresses), dict(self._shapes)
+
+        def at(name: str) -> np.ndarray:
+            dtype = self.engine.get_tensor_dtype(name)
+            memory = (ctypes.c_char * (int(np.prod(shapes[name])) * dtype.itemsize)).from_address(addresses[name])
+            return np.frombuffer(memory, dtype).reshape(shapes[name])
 
         def run(_: int | None) -> None:
-            feeds = {name: self._at(addresses, name) for name in self.engine._inputs}
-            names = [name for name in self._shapes if name not in feeds]
+            feeds = {name: at(name) for name in self.engine._inputs}
+            names = [name for name in shapes if name not in feeds]
             for name, array in zip(names, self.engine.session.run(names, feeds), strict=True):
-                self._at(addresses, name)[...] = array
+                at(name)[...] = array
 
         callback = _HostFunction(run)
         self._callbacks.append(callback)  # the stream calls it later
         return _driver.cuLaunchHostFunc(ctypes.c_void_p(stream_handle), callback, None) == 0
-
-    def _at(self, addresses: dict[str, int], name: str) -> np.ndarray:
-        shape, dtype = self._shapes[name], self.engine.get_tensor_dtype(name)
-        memory = (ctypes.c_char * (int(np.prod(shape)) * dtype.itemsize)).from_address(addresses[name])
-        return np.frombuffer(memory, dtype).reshape(shape)

@@ -3,7 +3,7 @@
 A frame's way, each step on the thread that it says::
 
     _on_image   executor    keeps the newest image of the camera         -> scheduler.py: whose turn it is
-    perceive    worker      decodes, segments: Pipeline -> PanopticFrame    worker.py: one engine for all cameras
+    perceive    worker      decodes; gets a PanopticFrame for the image     worker.py: one engine for all cameras
     _publish    publishing  Scene -> a message for each topic that somebody subscribes to: topics.ALL_OUTPUTS
 
 So one frame is published while the next is segmented, and a camera whose subscribers are slow holds up no other. While
@@ -12,7 +12,7 @@ its turn has not come, newer images take the waiting one's place: newest frame w
 
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -31,8 +31,8 @@ from perception_node.errors import BadCalibration, BadImage, DeviceError, UserEr
 from perception_node.ground import Grounds
 from perception_node.image import CameraImage
 from perception_node.messages import MessageFactory, camera_image
+from perception_node.panoptic import PanopticFrame
 from perception_node.parameters import CALIBRATION, FUSION, GRID, PUBLISH, TRACKING, Parameters
-from perception_node.pipeline import Pipeline
 from perception_node.topics import (
     ALL_OUTPUTS,
     CAMERA_INFO,
@@ -109,7 +109,7 @@ class PerceptionNode(LifecycleNode):
         elif self._worker.put(self, (message, time.perf_counter())):
             self._figures.dropped("superseded")
 
-    def perceive(self, pipeline: Pipeline, arrival: tuple[Image | CompressedImage, float]) -> None:
+    def perceive(self, arrival: tuple[Image | CompressedImage, float]) -> Generator[CameraImage, PanopticFrame, None]:
         """See perception_node.worker.Camera."""
         message, arrived_at = arrival
         self.timer.add("wait", (time.perf_counter() - arrived_at) * 1e3)
@@ -119,9 +119,9 @@ class PerceptionNode(LifecycleNode):
             else:
                 with self.timer("decode"):
                     image = camera_image(message)
-                frame = pipeline(image).without_below(self._settings["min_score"])
+                frame = (yield image).without_below(self._settings["min_score"])
                 calibration = self._calibrate(message.header, image)
-                taxonomy = pipeline.model.taxonomy
+                taxonomy = self._worker.model.taxonomy
                 scene = Scene(message.header, image, frame, taxonomy, self.timer, calibration, self._grounds)
                 self._publishing.submit(self._publish, scene)
                 return
@@ -130,8 +130,6 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().warning(f"image refused: {error}", throttle_duration_sec=WARNING_PERIOD_S)
         except DeviceError as error:
             self._figures.dropped("failed", str(error))
-            self._worker.ready(self)
-            raise
         except Exception as error:
             self._lose(error)
         self._worker.ready(self)

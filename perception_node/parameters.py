@@ -82,6 +82,9 @@ PARAMETERS = (
     _when_configured("device", "cpu", "What computes.", choices=DEVICES),
     _when_configured("engine", "auto", "What runs the network; auto: the device's first.", choices=ENGINE_NAMES),
     _when_configured("threads", 0, "CPU threads of the network and the kernels; 0: all cores.", range=(0, 256)),
+    _when_configured(
+        "max_batch", 1, "Images of cameras that share the engine inferred at once, at most.", range=(1, 64)
+    ),
     _when_configured("precision", PlanOptions().precision, "Of the TensorRT plan.", choices=PRECISIONS),
     _when_configured("auto_build", False, "Build the TensorRT plan if there is none for this GPU; it can take long."),
     _when_configured("allow_unverified", False, "Run a TensorRT plan that others could have written: it is code."),
@@ -160,7 +163,7 @@ class Parameters:
     def engine_options(self) -> EngineOptions:
         names = ("precision", "auto_build", "allow_unverified")
         plan = PlanOptions(**{name: self[name] for name in names})
-        return EngineOptions(self["model"], self["device"], self["engine"], self["threads"], plan)
+        return EngineOptions(self["model"], self["device"], self["engine"], self["threads"], plan, self["max_batch"])
 
     def calibration_options(self) -> CalibrationOptions:
         return CalibrationOptions(**{name: self[name] for name in CALIBRATION})

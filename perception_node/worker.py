@@ -5,7 +5,8 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -13,8 +14,10 @@ from typing import Any, Protocol, TypeVar
 
 from perception_node.engine import DEFAULT_PLAN, PlanOptions
 from perception_node.errors import DeviceError, one_line
+from perception_node.image import CameraImage
 from perception_node.model import DEFAULT_MODEL, Model, load_model
-from perception_node.pipeline import Pipeline
+from perception_node.panoptic import PanopticFrame
+from perception_node.pipeline import Pipeline, perceive_together
 from perception_node.scheduler import Scheduler
 from perception_node.timing import StageTimer
 
@@ -35,9 +38,10 @@ class EngineOptions:
     engine: str = "auto"
     threads: int = 0
     plan: PlanOptions = DEFAULT_PLAN
+    max_batch: int = 1
 
     def open(self) -> Pipeline:
-        return Pipeline(load_model(self.model), self.device, self.threads, self.engine, self.plan)
+        return Pipeline(load_model(self.model), self.device, self.threads, self.engine, self.plan, self.max_batch)
 
 
 class Camera(Protocol):
@@ -51,11 +55,11 @@ class Camera(Protocol):
     timer: StageTimer
     fusion: dict[str, Any]
 
-    def perceive(self, pipeline: Pipeline, message: Any) -> None:
-        """Does all that needs the pipeline. Called on the worker's thread.
+    def perceive(self, message: Any) -> Generator[CameraImage, PanopticFrame, None]:
+        """Yields the message's image, if it is to be perceived, and then gets its frame, or what went wrong raised.
 
-        Raises:
-            DeviceError: the pipeline is of no use any more.
+        On the worker's thread, which has the images of other cameras to perceive at the same time: what goes wrong with
+        this one is said here, and not raised.
         """
         ...
 
@@ -76,12 +80,13 @@ class Worker:
 
     def __init__(self, options: EngineOptions):
         self._options = options
-        self._scheduler = Scheduler()
+        self._scheduler = Scheduler(self._perceive, options.max_batch)
         self._pipelines: dict[Camera, Pipeline] = {}
         self._engine = options.open()
         self.model: Model = self._engine.model
         self._key = self._engine.engine_key
         self._memory_mib: float | None = None
+        self._batches: deque[int] = deque(maxlen=100)
         self._rested_at = time.monotonic()
         self._thread = threading.Thread(target=self._work, name="worker", daemon=True)
         self._thread.start()
@@ -98,7 +103,7 @@ class Worker:
 
     def start(self, camera: Camera, priority: int) -> None:
         """From now on the camera's images are perceived."""
-        self._scheduler.add(camera, partial(self._perceive, camera), priority)
+        self._scheduler.add(camera, priority)
 
     def stop(self, camera: Camera) -> bool:
         """From now on they are not; waits for the one at work. Whether another was waiting."""
@@ -114,8 +119,13 @@ class Worker:
 
     def about(self) -> dict[str, Any]:
         """What diagnostics tell of it."""
-        memory = {} if self._memory_mib is None else {"device memory MiB": round(self._memory_mib)}
-        return {"engine": self._key, "model sha256": self.model.sha256, **memory}
+        values = {"engine": self._key, "model sha256": self.model.sha256}
+        if self._memory_mib is not None:
+            values["device memory MiB"] = round(self._memory_mib)
+        batches = list(self._batches)  # at once: the thread adds to it
+        if self._options.max_batch > 1 and batches:
+            values["images at once"] = round(sum(batches) / len(batches), 2)
+        return values
 
     def put(self, camera: Camera, message: Any) -> bool:
         """See Scheduler.put."""
@@ -169,8 +179,23 @@ class Worker:
             if failure:
                 self._renew(failure)
 
-    def _perceive(self, camera: Camera, message: Any) -> None:
-        camera.perceive(self._pipelines[camera], message)
+    def _perceive(self, turns: list[tuple[Camera, Any]]) -> None:
+        """Has the cameras' images perceived together; what is wrong with one is no matter to the others."""
+        waiting, images = {}, {}
+        for camera, message in turns:
+            pipeline, perceiving = self._pipelines[camera], camera.perceive(message)
+            image = next(perceiving, None)
+            if image is not None:
+                waiting[pipeline], images[pipeline] = perceiving, image
+        if images:
+            self._batches.append(len(images))
+        try:
+            for pipeline, seen in perceive_together(images):
+                _resume(waiting.pop(pipeline), seen)
+        except DeviceError as error:
+            for perceiving in waiting.values():
+                _resume(perceiving, error)
+            raise
 
     def _open(self, camera: Camera) -> None:
         pipeline = self._engine.another()
@@ -212,6 +237,15 @@ class Worker:
             os._exit(DEVICE_FAILED)
         for camera in cameras:
             camera.get_logger().info("the pipeline works again")
+
+
+def _resume(perceiving: Generator[CameraImage, PanopticFrame, None], seen: PanopticFrame | Exception) -> None:
+    """Gives a camera what it waits for."""
+    with contextlib.suppress(StopIteration):
+        if isinstance(seen, Exception):
+            perceiving.throw(seen)
+        else:
+            perceiving.send(seen)
 
 
 class Workers:

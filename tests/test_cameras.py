@@ -8,10 +8,22 @@ import pytest
 rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("vision_msgs.msg", reason="needs vision_msgs")
 
+from conftest import write_tiny_model  # noqa: E402
 from rclpy.clock import ClockType  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 from rclpy.time import Time  # noqa: E402
-from test_lifecycle import TIMEOUT_S, counts, make_node, send, settle, start, stopped  # noqa: E402, F401
+from test_lifecycle import (  # noqa: E402
+    FAILURE,
+    GREY,
+    MAKE,
+    TIMEOUT_S,
+    counts,
+    make_node,  # noqa: F401
+    send,
+    settle,
+    start,
+    stopped,  # noqa: F401
+)
 
 from perception_node.worker import Workers  # noqa: E402
 
@@ -40,6 +52,65 @@ def test_cameras_share_the_engine_and_nothing_else(front_and_rear):
     sizes = [topics["class_map"].messages.get(timeout=TIMEOUT_S) for topics in outputs]
     assert [(m.height, m.width) for m in sizes] == [(8, 8), (12, 20)]
     assert "network" in front.timer.percentiles()
+
+
+@pytest.fixture
+def at_once(make_node, tmp_path):  # noqa: F811
+    """Two cameras whose images are inferred at once; and what sends images so that they wait together."""
+    workers, model = Workers(), str(write_tiny_model(tmp_path / "any", batch="n"))
+    nodes = [make_node(workers, namespace=name, model=model, max_batch=2) for name in ("front", "rear")]
+
+    def send_to_both(*messages):
+        go = threading.Event()
+        nodes[0]._worker._scheduler.call(lambda: go.wait(TIMEOUT_S))
+        for node, message in zip(nodes, messages, strict=True):
+            node._on_image(message)
+        go.set()
+        for node in nodes:
+            settle(node)
+
+    return nodes, send_to_both
+
+
+def test_images_of_both_cameras_are_inferred_at_once(at_once):
+    """Of other sizes and encodings; thresholds, times and faults are each camera's own."""
+    nodes, send_to_both = at_once
+    outputs = [start(node) for node in nodes]
+    nodes[1].set_parameters([Parameter("fusion.center_threshold", value=1e6)])
+    header = MAKE.header(1, "camera")
+    front = MAKE.image(header, GREY, "bgr8")
+    send_to_both(front, MAKE.image(header, np.zeros((12, 20), np.uint8), "mono8"))
+    assert list(nodes[0]._worker._batches) == [2]
+    maps = [topics["class_map"].messages.get(timeout=TIMEOUT_S) for topics in outputs]
+    assert [(m.height, m.width) for m in maps] == [(8, 8), (12, 20)]
+    found = [len(topics["instances"].messages.get(timeout=TIMEOUT_S).detections) for topics in outputs]
+    assert found == [1, 0]
+    assert all(len(node.timer.milliseconds("network")) == 1 for node in nodes)
+
+    garbage = MAKE.image(header, GREY, "bgr8")
+    garbage.step = 7
+    send_to_both(front, garbage)
+    assert list(nodes[0]._worker._batches) == [2, 1]
+    assert list(outputs[0]["class_map"].messages.get(timeout=TIMEOUT_S).data) == list(maps[0].data)
+    assert [counts(node) for node in nodes] == [
+        {"received": 2, "processed": 2},
+        {"received": 2, "processed": 1, "refused": 1},
+    ]
+    assert nodes[0]._worker.about()["images at once"] == 1.5
+
+
+def test_a_network_for_one_image_is_refused_for_several(make_node, capfd):  # noqa: F811
+    node = make_node(max_batch=2)
+    assert node.trigger_configure() == FAILURE
+    assert node.state == "unconfigured"
+    said = capfd.readouterr().err
+    assert "max_batch 2: " in said
+    assert "takes one image at a time" in said
+    node.set_parameters([Parameter("max_batch", value=1)])
+    start(node)
+    send(node, 1)
+    settle(node)
+    assert counts(node) == {"received": 1, "processed": 1}
 
 
 def test_the_engine_stays_until_the_last_camera_has_left(front_and_rear):
@@ -114,7 +185,6 @@ def test_cameras_of_different_rates_both_get_their_newest(front_and_rear, stoppe
 
 def test_a_failed_device_is_renewed_for_all_cameras(front_and_rear, monkeypatch, capfd):
     from perception_node.errors import DeviceError
-    from perception_node.pipeline import Pipeline
 
     front, rear = front_and_rear
     start(front)
@@ -125,7 +195,7 @@ def test_a_failed_device_is_renewed_for_all_cameras(front_and_rear, monkeypatch,
         monkeypatch.undo()
         raise DeviceError("lost")
 
-    monkeypatch.setattr(Pipeline, "start", fail)
+    monkeypatch.setattr("perception_node.pipeline.start_together", fail)
     send(front, 1)
     settle(front)
     send(rear, 2)

@@ -367,10 +367,10 @@ class Stopped(Pipeline):
 
     entered, go = threading.Semaphore(0), threading.Semaphore(0)
 
-    def __call__(self, image):
+    def finish(self):
         Stopped.entered.release()
         assert Stopped.go.acquire(timeout=TIMEOUT_S)
-        return super().__call__(image)
+        return super().finish()
 
     def warm_up(self):
         pass
@@ -519,7 +519,7 @@ def failing(node, monkeypatch):
         monkeypatch.undo()
         raise DeviceError("lost")
 
-    monkeypatch.setattr(Pipeline, "start", fail)
+    monkeypatch.setattr("perception_node.pipeline.start_together", fail)
     return node, outputs
 
 

@@ -1,9 +1,10 @@
 """Turns, taken on this thread as the worker would."""
 
+import contextlib
 import threading
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from perception_node.scheduler import Scheduler
@@ -14,15 +15,15 @@ TIMEOUT_S = 60
 class Turns:
     """A scheduler whose cameras are words, and what was done in their turns, each of which takes a second."""
 
-    def __init__(self, **priorities):
-        self.now = 0
-        self.scheduler, self.done = Scheduler(clock=lambda: self.now), []
+    def __init__(self, max_batch=1, **priorities):
+        self.now, self.done = 0, []
+        self.scheduler = Scheduler(self.do, max_batch, clock=lambda: self.now)
         for camera, priority in priorities.items():
-            self.scheduler.add(camera, lambda message, camera=camera: self.do(camera, message), priority)
+            self.scheduler.add(camera, priority)
 
-    def do(self, camera, message):
-        self.done.append((camera, message))
-        self.now += 1
+    def do(self, turns):
+        self.done += turns
+        self.now += len(turns)
 
     def take(self):
         work = self.scheduler.take(timeout_s=0)
@@ -80,13 +81,15 @@ def test_whose_turns_take_longer_gets_fewer(cameras):
     """(priority, seconds of a turn): each camera gets its share of the time, to within the longest turn."""
     turns, taken = Turns(), Counter()
 
-    def work(seconds):
+    def do(work):
+        ((_, seconds),) = work
         taken[seconds] += seconds[1]
         turns.now += seconds[1]
 
+    turns.scheduler = Scheduler(do, clock=lambda: turns.now)
     names = {f"camera {index}": (index, seconds) for index, (_, seconds) in enumerate(cameras)}
     for (priority, _), name in zip(cameras, names, strict=True):
-        turns.scheduler.add(name, work, priority)
+        turns.scheduler.add(name, priority)
     while turns.now < 2000:
         for name, message in names.items():
             turns.scheduler.put(name, message)
@@ -97,24 +100,74 @@ def test_whose_turns_take_longer_gets_fewer(cameras):
 
 
 def test_a_turn_that_fails_counts_too():
-    turns = Turns(front=1)
+    turns = Turns()
 
-    def fail(_):
-        turns.now += 5
-        raise ZeroDivisionError
+    def fail(work):
+        turns.do(work)
+        if work[0][0] == "rear":
+            turns.now += 4
+            raise ZeroDivisionError
 
-    turns.scheduler.add("rear", fail)
-    done = []
+    turns.scheduler = Scheduler(fail, clock=lambda: turns.now)
+    for camera in ("front", "rear"):
+        turns.scheduler.add(camera)
     for _ in range(12):
         for camera in ("front", "rear"):
             turns.scheduler.put(camera, "image")
             turns.scheduler.ready(camera)
-        try:
+        with contextlib.suppress(ZeroDivisionError):
             turns.take()
-            done.append("front")
-        except ZeroDivisionError:
-            done.append("rear")
-    assert Counter(done) == {"front": 10, "rear": 2}
+    assert Counter(camera for camera, _ in turns.done) == {"front": 10, "rear": 2}
+
+
+def take_batches(turns, count, *cameras):
+    """Who had a turn together, while all cameras always have an image."""
+    batches = []
+    for _ in range(count):
+        for camera in cameras:
+            turns.scheduler.put(camera, "image")
+            turns.scheduler.ready(camera)
+        turns.take()
+        batches.append("".join(camera for camera, _ in turns.done))
+        turns.done.clear()
+    return batches
+
+
+def test_several_cameras_have_their_turn_together():
+    assert take_batches(Turns(max_batch=2, a=1, b=1, c=1), 3, "a", "b", "c") == ["ab", "ca", "bc"]
+    assert take_batches(Turns(max_batch=4, a=1, b=1, c=1), 2, "a", "b", "c") == ["abc", "abc"]
+
+
+def test_nobody_waits_for_a_camera_that_has_no_image():
+    turns = Turns(max_batch=3, a=1, b=1, c=1)
+    assert take_batches(turns, 2, "a", "c") == ["ac", "ac"]
+    assert take_batches(turns, 1, "a", "b", "c") == ["bac"]  # it has no turns saved up, but is the longest without one
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=6), st.integers(1, 6))
+def test_of_several_at_once_each_gets_its_share_as_far_as_it_can_have_it(priorities, max_batch):
+    """A camera has one image in a batch, so its share is at most one turn of each; the others divide the rest."""
+    cameras = {chr(ord("a") + index): priority for index, priority in enumerate(priorities)}
+    batches = take_batches(Turns(max_batch, **cameras), 100, *cameras)
+    assert {len(batch) for batch in batches} == {min(max_batch, len(cameras))}
+    assert all(len(set(batch)) == len(batch) for batch in batches)
+    got = Counter("".join(batches))
+    left, rest = min(max_batch, len(cameras)), dict(cameras)
+    while rest:
+        camera = max(rest, key=rest.get)
+        share = min(1.0, left * rest[camera] / sum(rest.values()))
+        assert abs(got[camera] - 100 * share) <= len(cameras)
+        left -= share
+        del rest[camera]
+
+
+def test_who_had_a_turn_in_every_batch_has_saved_none_up():
+    """And its priority goes down: the others do not have to make up for what it could not have."""
+    turns = Turns(max_batch=2, a=9, b=1, c=1)
+    take_batches(turns, 50, "a", "b", "c")
+    turns.scheduler.set_priority("a", 1)
+    assert Counter("".join(take_batches(turns, 30, "a", "b", "c"))) == {"a": 21, "b": 20, "c": 19}
 
 
 def test_a_camera_that_was_silent_has_saved_no_turns_up():
@@ -182,7 +235,7 @@ def test_removing_a_camera_waits_for_its_turn_to_end():
 
 
 def test_who_waits_for_work_is_let_go_at_the_end():
-    scheduler, got = Scheduler(), []
+    scheduler, got = Scheduler(print), []
     waiter = threading.Thread(target=lambda: got.append(scheduler.take()))
     waiter.start()
     scheduler.close()

@@ -1,10 +1,13 @@
 """Fast DDS's settings for camera images; see launch/fastdds.xml."""
 
 import atexit
+import contextlib
+import fcntl
 import os
 import re
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from perception_node.paths import shipped
@@ -12,6 +15,8 @@ from perception_node.paths import shipped
 SHARED_MEMORY = Path("/dev/shm")
 SMALL = 8 * 2**20
 """Bytes of a segment that still holds a full HD image."""
+STARTING_S = 1.0
+"""How long after its creation a segment's lock may not be held yet."""
 
 
 def use_image_profile() -> None:
@@ -20,6 +25,7 @@ def use_image_profile() -> None:
     Fast DDS gives up shared memory where its segment does not fit (a container's /dev/shm has 64 MB if nothing else is
     said), so each process takes a quarter of what is free at most: it never runs out, however many there are.
     """
+    remove_leftovers()
     variable = profile_variable()
     if variable in os.environ:
         return
@@ -35,6 +41,22 @@ def use_image_profile() -> None:
             )
         path = _temporary(text.replace(f"<segment_size>{wanted}<", f"<segment_size>{free // 4}<"))
     os.environ[variable] = str(path)
+
+
+def remove_leftovers() -> None:
+    """Removes the segments of processes that were killed: Fast DDS leaves them, and each new one would get less.
+
+    As `fastdds shm clean` does: beside a segment lies a file that its process holds locked while it lives.
+    """
+    for lock in SHARED_MEMORY.glob("fast*_el"):
+        segment = lock.with_name(lock.name.removesuffix("_el"))
+        if not re.fullmatch("fast(dds|rtps)_[0-9a-z]{16}", segment.name):
+            continue
+        with contextlib.suppress(OSError), lock.open("rb") as file:  # held, or another user's
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - lock.stat().st_mtime > STARTING_S:
+                segment.unlink(missing_ok=True)
+                lock.unlink()
 
 
 def profile_variable() -> str:

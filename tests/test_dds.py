@@ -1,5 +1,9 @@
+import fcntl
 import os
 import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,3 +54,62 @@ def test_a_profile_of_the_users_stays(environment):
 def test_no_shared_memory_at_all(environment, tmp_path):
     environment.setattr(dds, "SHARED_MEMORY", tmp_path / "nowhere")
     assert dds._free_bytes() == 0
+
+
+def test_segments_of_the_dead_are_removed(environment, tmp_path):
+    environment.setattr(dds, "SHARED_MEMORY", tmp_path)
+    names = {
+        "dead": "fastdds_0123456789abcdef",
+        "dead, of Jazzy": "fastrtps_0123456789abcdef",
+        "alive": "fastdds_1123456789abcdef",
+        "starting": "fastdds_2123456789abcdef",
+        "a port": "fastdds_port7413",
+        "somebody else's": "fast_0123456789abcdef",
+    }
+    for name in names.values():
+        for path in (tmp_path / name, tmp_path / f"{name}_el"):
+            path.touch()
+            os.utime(path, (0, 0))
+    os.utime(tmp_path / f"{names['starting']}_el")
+    with (tmp_path / f"{names['alive']}_el").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        dds.remove_leftovers()
+        left = {name for name, file in names.items() if (tmp_path / file).exists()}
+    assert left == {"alive", "starting", "a port", "somebody else's"}
+    assert {path.name for path in tmp_path.iterdir()} == {names[n] + end for n in left for end in ("", "_el")}
+
+
+@pytest.mark.ros
+def test_what_a_killed_process_left_is_removed(environment):
+    """Its memory is the only that goes: that of one which lives stays."""
+    pytest.importorskip("rclpy", reason="needs ROS 2")
+    if not dds.SHARED_MEMORY.is_dir():
+        pytest.skip("no /dev/shm")
+    program = (
+        "from perception_node.dds import use_image_profile\nuse_image_profile()\nimport rclpy, time\nrclpy.init()\n"
+        "node = rclpy.create_node('node')\nprint('up', flush=True)\ntime.sleep(60)"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for process in processes:
+            process.stdout.readline()
+        dead, alive = ({*re.findall("/dev/shm/(fast[a-z]+_[0-9a-z]{16})", maps(p))} for p in processes)
+        assert dead
+        assert alive
+        processes[0].send_signal(signal.SIGKILL)
+        processes[0].wait()
+        assert dead - alive <= {path.name for path in dds.SHARED_MEMORY.iterdir()}
+        environment.setattr(dds, "STARTING_S", 0.0)
+        dds.remove_leftovers()
+        left = {path.name for path in dds.SHARED_MEMORY.iterdir()}
+        assert not (dead - alive) & left
+        assert alive - dead <= left
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def maps(process):
+    return Path(f"/proc/{process.pid}/maps").read_text()

@@ -11,9 +11,13 @@ from perception_node.timing import StageTimer
 DROPPED = ("superseded", "throttled", "stale", "refused", "failed")
 """Why an image is not perceived: a newer one came, more came than max_rate, it was too old, it could not be used, or
 something went wrong."""
+PERCEIVED = frozenset(("stale", "refused", "failed"))
+"""Of these, what is found out when it is an image's turn."""
 RECOVERY_S = 5.0
 """How long all must have been well before the node says so again."""
 RATE_WINDOW_S = 5.0
+STUCK_S = 10.0
+"""How long images may come and none be done with: a GPU, or DDS, may never answer."""
 AGE = "age"
 """The stage from an image's stamp to the publication of what was made of it."""
 
@@ -88,7 +92,7 @@ class Diagnostics:
         self.timer = StageTimer()
         self._received, self._processed = Rate(clock), Rate(clock)
         self._health = Health(clock)
-        self._last_image = clock()
+        self._last_image = self._last_end = clock()
         self._told = self.counts.copy()
         self._last_why = ""
 
@@ -98,18 +102,23 @@ class Diagnostics:
         self._health.reset()
 
     def received(self) -> None:
+        if not self._under_way():
+            self._last_end = self._clock()
         self.counts["received"] += 1
         self._received.add()
         self._last_image = self._clock()
 
     def processed(self, age_ms: float) -> None:
         self.counts["processed"] += 1
+        self._last_end = self._clock()
         self._processed.add()
         self.timer.add(AGE, age_ms)
 
     def dropped(self, reason: str, why: str = "") -> None:
         """Args: reason: one of DROPPED; why: of one that was refused or failed, what is wrong."""
         self.counts[reason] += 1
+        if reason in PERCEIVED:
+            self._last_end = self._clock()
         self._last_why = why or self._last_why
 
     def health(self, topic: str, timeout_s: float, more: Iterable[tuple[Level, str]] = ()) -> tuple[Level, str]:
@@ -133,14 +142,19 @@ class Diagnostics:
             problems.append((Level.WARN if is_some else Level.ERROR, f"{text}, the last: {self._last_why}"))
         if new["stale"] and not new["processed"]:
             problems.append((Level.ERROR, "every image is too old when its turn comes; see max_age"))
+        stuck_s = self._clock() - self._last_end
+        if stuck_s > STUCK_S and self._under_way():
+            problems.append((Level.ERROR, f"images come, and for {stuck_s:.0f} s none was done with"))
         return self._health.update(problems)
 
     def values(self) -> dict[str, Any]:
         """Figures by name."""
-        counts = dict(self.counts)
-        under_way = counts["received"] - sum(count for name, count in counts.items() if name != "received")
         rates = {"input rate Hz": self._received.per_second(), "output rate Hz": self._processed.per_second()}
-        values = {**counts, "waiting": under_way, **rates}
+        values = {**self.counts, "waiting": self._under_way(), **rates}
         for stage, milliseconds in self.timer.percentiles().items():
             values.update({f"{stage} {name} ms": value for name, value in milliseconds.items()})
         return values
+
+    def _under_way(self) -> int:
+        counts = self.counts.copy()
+        return 2 * counts["received"] - counts.total()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from perception_node.diagnostics import RECOVERY_S, Diagnostics, Health, Level, Rate
+from perception_node.diagnostics import RECOVERY_S, STUCK_S, Diagnostics, Health, Level, Rate
 
 OK, WARN, ERROR = Level
 
@@ -95,6 +95,24 @@ def test_only_what_is_new_since_it_was_last_asked_counts(clock):
     assert figures.health("/image", 100.0)[0] == ERROR
     clock.now += RECOVERY_S + 1
     assert figures.health("/image", 100.0) == (OK, "ok")
+
+
+def test_an_image_that_is_never_done_with_is_an_error(clock):
+    figures = Diagnostics(clock)
+    figures.received()
+    figures.processed(age_ms=5.0)
+    clock.now += 100  # nothing to do
+    figures.received()
+    clock.now += STUCK_S - 1
+    for _ in range(2):
+        figures.received()
+        figures.dropped("superseded")
+    assert figures.health("/image", 2.0) == (OK, "ok")
+    clock.now += 2
+    figures.received()
+    assert figures.health("/image", 2.0) == (ERROR, "images come, and for 11 s none was done with")
+    figures.processed(age_ms=5.0)
+    assert figures.health("/image", 2.0)[1].startswith("recovering")
 
 
 def test_the_last_reason_is_said(clock):

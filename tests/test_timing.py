@@ -24,6 +24,15 @@ def test_only_the_newest_count(monkeypatch):
     assert timer.percentiles()["fusion"] == {"p50": 1, "p95": 1, "p99": 1}
 
 
+def test_the_newest_come_in_their_order():
+    timer = StageTimer(window=3)
+    for milliseconds in (1.0, 2.0, 3.0, 4.0, 5.0):
+        timer.add("age", milliseconds)
+        assert timer.newest() == {"age": milliseconds}
+    assert timer.milliseconds("age") == [3.0, 4.0, 5.0]
+    assert timer.milliseconds("network") == []
+
+
 def test_what_fails_is_not_timed():
     timer = StageTimer()
     with pytest.raises(ValueError, match="bad"), timer("decode"):

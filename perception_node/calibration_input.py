@@ -5,6 +5,7 @@ Knows no ROS: messages are handed in, rclpy's or rosbags'. The node subscribes; 
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 
 from perception_node.camera import Camera
-from perception_node.errors import BadCalibration, UserError
+from perception_node.errors import BadCalibration, UserError, without_trace
 from perception_node.mounting import Mounting
 from perception_node.paths import shipped
 from perception_node.transforms import Transforms
@@ -93,7 +94,8 @@ class CalibrationInput:
     def __init__(self, options: CalibrationOptions, transforms: Transforms | None = None):
         self.options = options
         self._lock = threading.Lock()
-        self._transforms = transforms or Transforms()
+        self._transforms, self._static_transforms = transforms or Transforms(), Transforms()
+        self._frame_id = ""  # of the last image
         self._transform_error: BadCalibration | None = None
         self._camera_info: Any = None
         self._current: Calibration | None = None
@@ -126,7 +128,19 @@ class CalibrationInput:
             try:
                 self._transforms.add(message)
             except BadCalibration as error:
-                self._transform_error = error
+                self._transform_error = without_trace(error)
+
+    def take_static_transforms(self, message: Any) -> None:
+        """One of /tf_static."""
+        self.take_transforms(message)
+        with self._lock, suppress(BadCalibration):
+            self._static_transforms.add(message)
+
+    @property
+    def is_mounting_static(self) -> bool:
+        """Whether /tf_static alone has said where the camera of the last image is: /tf has nothing to add."""
+        with self._lock:
+            return self._static_transforms.lookup(self.options.base_frame, self._frame_id) is not None
 
     def __str__(self) -> str:
         """What is known, for people; before the first image was asked about, that."""
@@ -183,6 +197,7 @@ class CalibrationInput:
         return self._scaled[1]
 
     def _looked_up(self, frame_id: str) -> Mounting:
+        self._frame_id = frame_id
         if not frame_id:
             raise BadCalibration(
                 "frame_id", "empty in the image's header and in camera_info; expected: the camera's optical frame"

@@ -88,7 +88,7 @@ class PerceptionNode(LifecycleNode):
         self._outputs: list[tuple[str, Output, Any]] = []  # name of its switch, what fills it, its publisher
         self._label_info: Any = None
         self._inputs: list[Any] = []
-        self._transform_inputs: list[Any] = []
+        self._transform_inputs: dict[str, Any] = {}
         self._publishing: ThreadPoolExecutor | None = None
         super().__init__(NODE, **options)  # from here on rclpy destroys the node if the process ends
         self._settings = Parameters(self, lambda: self.state, self._apply)
@@ -285,9 +285,9 @@ class PerceptionNode(LifecycleNode):
         return self.resolve_topic_name(IMAGE) + ("" if transport == "raw" else f"/{transport}")
 
     def _deactivate(self) -> None:
-        for subscription in (*self._inputs, *self._transform_inputs):
+        for subscription in (*self._inputs, *self._transform_inputs.values()):
             self.destroy_subscription(subscription)
-        self._inputs, self._transform_inputs = [], []
+        self._inputs, self._transform_inputs = [], {}
         if self._publishing is not None:
             if self._worker.stop(self):
                 self._figures.dropped("superseded")
@@ -359,28 +359,31 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().warning(f"ids will not last: {error}")
 
     def _follow_transforms(self) -> None:
-        """Listens to TF where nothing else says where the camera is: on a vehicle there can be much of it."""
-        wanted = self._calibration.options.needs_transforms
-        if wanted and not self._transform_inputs:
+        """Listens to TF where nothing else says where the camera is; to /tf, of which a vehicle can have much, until
+        /tf_static has said it."""
+        inputs = {
+            TF_STATIC: (self._calibration.take_static_transforms, TF_STATIC_QOS),
+            TF: (self._calibration.take_transforms, TF_QOS),
+        }
+        if not self._calibration.options.needs_transforms:
+            inputs.clear()
+        elif self._calibration.is_mounting_static:
+            del inputs[TF]
+        for topic in self._transform_inputs.keys() - inputs.keys():
+            self.destroy_subscription(self._transform_inputs.pop(topic))
+        for topic in inputs.keys() - self._transform_inputs.keys():
             try:
                 from tf2_msgs.msg import TFMessage
             except ImportError:
-                self.get_logger().warning("tf2_msgs is not installed: no mounting from TF; set mounting_url")
+                self.get_logger().warning("tf2_msgs is not installed: no mounting from TF; set mounting_url", once=True)
                 return
-            take = self._calibration.take_transforms
-            self._transform_inputs = [
-                self.create_subscription(TFMessage, TF_STATIC, take, TF_STATIC_QOS),
-                self.create_subscription(TFMessage, TF, take, TF_QOS),
-            ]
-        elif not wanted:
-            for subscription in self._transform_inputs:
-                self.destroy_subscription(subscription)
-            self._transform_inputs = []
+            self._transform_inputs[topic] = self.create_subscription(TFMessage, topic, *inputs[topic])
 
     def _publish_diagnostics(self) -> None:
         topic = self._image_topic()
         level, message = Level.OK, self.state
         if self.state == ACTIVE:
+            self._follow_transforms()  # by now it may be known
             level, message = self._figures.health(topic, self._settings["camera_timeout"], self._metric_warnings())
         values = {
             "state": self.state,

@@ -57,7 +57,7 @@ class Transforms:
         known, _ = self._parents.get(child, (parent, None))
         if known != parent:
             raise BadCalibration(edge, f"{child!r} has the parent {known!r} already; expected: one parent for a frame")
-        if child in self._chain(parent):
+        if child not in self._parents and child in self._chain(parent):
             raise BadCalibration(edge, f"{child!r} is an ancestor of {parent!r}; expected: a tree")
         v, q = stamped.transform.translation, stamped.transform.rotation
         translation = np.array([v.x, v.y, v.z], np.float64)

@@ -194,6 +194,29 @@ def test_the_mounting_from_tf(make_node, calibrations):  # noqa: F811
     other.destroy_node()
 
 
+def test_tf_is_left_alone_once_tf_static_says_where_the_camera_is(make_node, calibrations):  # noqa: F811
+    message = pytest.importorskip("tf2_msgs.msg", reason="needs tf2_msgs").TFMessage
+    node = make_node()
+    start(node)
+    node._calibration.take_camera_info(INFO)
+    stamped = TransformStamped(child_frame_id="camera")
+    stamped.header.frame_id = "base_link"
+    stamped.transform = Transform(translation=Vector3(z=1.5), rotation=Quaternion(x=-0.5, y=0.5, z=-0.5, w=0.5))
+
+    def topics():
+        diagnostics(node)
+        return {subscription.topic_name for subscription in node.subscriptions} & {TF, TF_STATIC}
+
+    node._calibration.take_transforms(message(transforms=[stamped]))  # of /tf: it may change
+    ask(node, 1)
+    assert calibrations()[-1] is not None
+    assert topics() == {TF, TF_STATIC}
+    node._calibration.take_static_transforms(message(transforms=[stamped]))
+    assert topics() == {TF_STATIC}
+    assert set_parameter(node, "base_frame", "base_footprint") == ""
+    assert topics() == {TF, TF_STATIC}
+
+
 def test_parameters_are_the_options(make_node):  # noqa: F811
     node = make_node(base_frame="base_footprint", rectified=True)
     options = node._settings.calibration_options()

@@ -1,24 +1,37 @@
-"""Rosbag2 recordings (mcap or sqlite3), read and written without ROS through the rosbags library."""
+"""Recordings, rosbag2 (mcap or sqlite3) and ROS 1, read and written without ROS through the rosbags library."""
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Container, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache
+from heapq import merge
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
-from rosbags.highlevel import AnyReader
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.interfaces import (
+    Connection,
+    ConnectionExtRosbag2,
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
+from rosbags.rosbag1 import Reader as Ros1Reader
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from perception_node.errors import SourceError, one_line
 
 _FOREVER = QosTime(9223372036, 854775807)
-_LATCHED = Qos(
+LATCHED = Qos(
     QosHistory.KEEP_LAST,
     1,
     QosReliability.RELIABLE,
@@ -29,6 +42,10 @@ _LATCHED = Qos(
     _FOREVER,
     False,
 )
+ROS1_SUFFIX = ".bag"
+_METADATA = "metadata.yaml"
+_COMPRESSED_SUFFIX = ".zstd"
+_STORAGE_SUFFIXES = (".mcap", ".db3", f".mcap{_COMPRESSED_SUFFIX}", f".db3{_COMPRESSED_SUFFIX}")
 _VISION_MSGS = Path(__file__).parent / "interfaces" / "vision_msgs" / "msg"
 
 
@@ -44,62 +61,148 @@ def typestore() -> Typestore:
 
 
 def is_bag(path: Path) -> bool:
-    """Whether `path` is a rosbag2: its folder, or one of its .mcap or .db3 files."""
-    return path.suffix in (".mcap", ".db3") or (
-        path.is_dir() and ((path / "metadata.yaml").is_file() or any(path.glob("*.mcap")) or any(path.glob("*.db3")))
-    )
+    """Whether `path` is a recording: a rosbag2's folder, one of its .mcap or .db3 files, or ROS 1's .bag."""
+    if path.is_dir():
+        return (path / _METADATA).is_file() or bool(_storage_files(path))
+    return path.name.endswith((*_STORAGE_SUFFIXES, ROS1_SUFFIX))
 
 
-class _Reader(AnyReader):
-    """The library's reader, whose errors become SourceErrors. What a caller does with the bag open is not its affair.
+def _storage_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.name.endswith(_STORAGE_SUFFIXES))
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """A topic of a recording.
+
+    Attributes:
+        type: of its messages.
+        count: how many there are, as far as the recording says.
+    """
+
+    type: str
+    count: int
+
+
+class Bag:
+    """A recording for reading; use it in a `with`. Made by `open_bag`.
+
+    Message definitions in it do not count, and so cannot be wrong: types that are not of ROS 2 or vision_msgs are left
+    to others. The library's errors become SourceErrors. What a caller does with the bag open is not its affair.
 
     Args:
         path: what the user named.
-        storage: what is read: `path`, or a file in it.
+        files: what is read: `path`, or the storage files in it.
+
+    Attributes:
+        topics: by name; those whose messages are CDR, or can be made that.
     """
 
-    def __init__(self, path: Path, storage: Path):
-        self._path = path
-        with self._blamed():
-            super().__init__([storage], default_typestore=typestore())
+    def __init__(self, path: Path, files: Sequence[Path]):
+        self._path, self._files = path, files
+        self.topics: dict[str, Topic] = {}
 
-    def open(self) -> None:
-        with self._blamed():
-            super().open()
+    def __enter__(self) -> "Bag":
+        with self._blamed(), ExitStack() as stack:
+            open_ = [stack.enter_context((Ros1Reader if _is_ros1(file) else Reader)(file)) for file in self._files]
+            self._readers: list[Reader | Ros1Reader] = open_
+            for connection in (connection for reader in open_ for connection in reader.connections):
+                if _is_readable(connection):
+                    count = connection.msgcount + getattr(self.topics.get(connection.topic), "count", 0)
+                    self.topics[connection.topic] = Topic(connection.msgtype, count)
+            self._stack = stack.pop_all()
+        return self
 
-    def messages(self, *arguments: Any, **options: Any) -> Iterator[tuple[Any, int, bytes]]:
-        with self._blamed():
-            yield from super().messages(*arguments, **options)
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
-    def deserialize(self, rawdata: bytes | memoryview, typ: str) -> Any:
+    def messages(self, topics: Container[str] | None = None) -> Iterator[tuple[Connection, int, bytes | memoryview]]:
+        """In the order in which they were recorded: the library's connection (topic, msgtype), time in ns, CDR.
+
+        Args:
+            topics: of which; None: of all.
+        """
         with self._blamed():
-            return super().deserialize(rawdata, typ)
+            yield from merge(*(_messages(reader, topics) for reader in self._readers), key=itemgetter(1))
+
+    def deserialize(self, cdr: bytes | memoryview, message_type: str) -> Any:
+        """A message as the library has it."""
+        with self._blamed():
+            return typestore().deserialize_cdr(cdr, message_type)
 
     @contextmanager
     def _blamed(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:  # many kinds, from the library's own to struct.error, on damaged files
+            is_ros1 = _is_ros1(self._path)
             raise SourceError(
-                f"{self._path}: cannot be read as a rosbag2: {one_line(error)}; "
-                "if the recording was cut off, try `ros2 bag reindex` or `mcap recover`"
+                f"{self._path}: cannot be read as a {'ROS 1 bag' if is_ros1 else 'rosbag2'}: {one_line(error)}; "
+                + ("try `rosbag reindex`" if is_ros1 else _remedy(error))
             ) from error
 
 
-def open_bag(path: Path) -> AnyReader:
-    """A bag for reading, to be opened by `with`.
+def _remedy(error: Exception) -> str:
+    if isinstance(error, (KeyError, UnicodeDecodeError)):  # of a schema
+        return "if other topics are not ROS 2's, as JSON or protobuf, leave them out: `mcap filter -y TOPIC`"
+    if str(error).startswith("Profile"):
+        return "make one with `ros2 bag convert`, or pass the ROS 1 .bag that it was made of"
+    return "if the recording was cut off, try `ros2 bag reindex` or `mcap recover`"
+
+
+def _is_ros1(path: Path) -> bool:
+    return path.suffix == ROS1_SUFFIX
+
+
+def _is_readable(connection: Connection) -> bool:
+    """Whether its messages are CDR, or of a type that can be converted."""
+    if isinstance(connection.ext, ConnectionExtRosbag2):
+        return connection.ext.serialization_format == "cdr"
+    return connection.msgtype in typestore().fielddefs
+
+
+def _messages(
+    reader: Reader | Ros1Reader, topics: Container[str] | None
+) -> Iterator[tuple[Connection, int, bytes | memoryview]]:
+    # The storages' own connections: the library takes those that metadata.yaml names for others if their QoS profiles
+    # are, which people edit for `ros2 bag play`, and which may change from file to file.
+    storages = getattr(getattr(reader, "storage", None), "storages", [reader])
+    connections = [
+        connection
+        for storage in storages
+        for connection in storage.connections
+        if (topics is None or connection.topic in topics) and _is_readable(connection)
+    ]
+    if not connections:  # which would mean all
+        return
+    for connection, time_ns, data in reader.messages(connections):
+        yield connection, time_ns, _from_ros1(data, connection.msgtype) if isinstance(reader, Ros1Reader) else data
+
+
+def _from_ros1(data: bytes, message_type: str) -> bytes | memoryview:
+    """As CDR; a damaged message as it is, for whoever reads it to find."""
+    try:
+        return typestore().ros1_to_cdr(data, message_type)
+    except SerdeError:
+        return data
+
+
+def open_bag(path: Path) -> Bag:
+    """A recording for reading, to be opened by `with`: a rosbag2, or ROS 1's .bag.
 
     Raises:
         SourceError: it is missing, damaged or in a format that cannot be read; raised too where it is read.
     """
-    storage = path
-    if path.is_dir() and not (path / "metadata.yaml").is_file():
-        # A recording that was cut off has no metadata yet; its storage file can be read by itself.
-        files = sorted([*path.glob("*.mcap"), *path.glob("*.db3")])
-        if len(files) != 1:
-            raise SourceError(f"{path}: no metadata.yaml and {len(files)} storage files; run `ros2 bag reindex {path}`")
-        storage = files[0]
-    return _Reader(path, storage)
+    files = [path]
+    if path.is_dir() and not (path / _METADATA).is_file():
+        # A recording that was cut off has no metadata yet; its storage files can be read by themselves.
+        files = _storage_files(path)
+        if not files:
+            raise SourceError(f"{path}: holds no rosbag2: no {_METADATA}, and no .mcap or .db3 file")
+    for file in files:
+        if file.suffix == _COMPRESSED_SUFFIX:
+            raise SourceError(f"{file}: is compressed, and no {_METADATA} names it; unpack it with `zstd -d {file}`")
+    return Bag(path, files)
 
 
 def _is_nothing_but_a_bag(path: Path) -> bool:
@@ -140,7 +243,7 @@ class BagWriter:
         """Adds one serialized message. One that is `latched`, in its topic the first, is played to late joiners too."""
         if topic not in self._connections:
             self._connections[topic] = self._writer.add_connection(
-                topic, message_type, typestore=typestore(), offered_qos_profiles=[_LATCHED] if latched else []
+                topic, message_type, typestore=typestore(), offered_qos_profiles=[LATCHED] if latched else []
             )
         self._writer.write(self._connections[topic], time_ns, cdr)
 

@@ -115,6 +115,12 @@ class CalibrationInput:
             self.options, self._mounting = options, mounting
             self._camera = self._known_camera()
 
+    def check_files(self) -> None:
+        """Raises BadCalibration if a file that the options name cannot be used."""
+        with self._lock:
+            self._camera.get()
+            self._mounting.get()
+
     def take_camera_info(self, message: Any) -> None:
         """A sensor_msgs/CameraInfo; the newest counts, also for images that are a little older."""
         with self._lock:

@@ -12,7 +12,7 @@ from typing import Any
 import click
 import numpy as np
 
-from perception_node.calibration_input import BASE_FRAME, CalibrationOptions
+from perception_node.calibration_input import BASE_FRAME, CalibrationInput, CalibrationOptions
 from perception_node.device import open_device
 from perception_node.engine import DEFAULT_PLAN, DEVICES, ENGINE_NAMES, PlanOptions
 from perception_node.errors import UserError
@@ -95,6 +95,13 @@ def _footage(command):
     for option in (_JSON, _TOPIC, _computing, model):
         command = option(command)
     return command
+
+
+def _calibration(camera: str | None, mounting: str | None, base_frame: str, ground_z: float) -> CalibrationOptions:
+    """Raises BadCalibration if one of the files cannot be used."""
+    options = CalibrationOptions(camera or "", mounting_url=mounting or "", base_frame=base_frame, ground_z=ground_z)
+    CalibrationInput(options).check_files()
+    return options
 
 
 @main.command()
@@ -248,9 +255,9 @@ def replay(
     perception replay drives/* --golden golden --update
     perception replay drives/* --golden golden --budget total.p95=80 --workers 4
 
-    BAG is a rosbag2, mcap or sqlite3 (a video or a folder of images will do as well). The results are what the node
-    would publish: /perception_node/class_map, instance_map, confidence, instances, tracks, drivable_area and
-    label_info, with the headers of the images. An image that cannot be used is reported, counted and left out.
+    BAG is a rosbag2, mcap or sqlite3, or ROS 1's .bag (a video or a folder of images will do as well). The results are
+    what the node would publish: /perception_node/class_map, instance_map, confidence, instances, tracks, drivable_area
+    and label_info, with the headers of the images. An image that cannot be used is reported, counted and left out.
 
     With a calibration of the camera and its mounting there are the topics in metres too: drivable_grid, free_space,
     points, objects and markers.
@@ -279,9 +286,7 @@ def replay(
         topic=topic,
         overlay=overlay,
         tracking=tracking,
-        calibration=CalibrationOptions(
-            camera or "", mounting_url=mounting or "", base_frame=base_frame, ground_z=ground_z
-        ),
+        calibration=_calibration(camera, mounting, base_frame, ground_z),
         golden=golden,
         update=update,
         checks=asked,
@@ -290,7 +295,7 @@ def replay(
     )
     results = replay_bags(bags, job, out, workers, ray)
     is_bare = len(results) == 1
-    if is_bare and "frames" not in results[0]:
+    if is_bare and "frames" not in results[0] and not as_json:
         raise UserError(results[0]["problems"][0])
     if as_json:
         click.echo(json.dumps(results[0] if is_bare else {"bags": results}))
@@ -365,9 +370,7 @@ def view(
     if len(inputs) == 1 and inputs[0].suffix == ".rrd":
         serve_file(inputs[0], address)
         return
-    calibration = CalibrationOptions(
-        camera or "", mounting_url=mounting or "", base_frame=base_frame, ground_z=ground_z
-    )
+    calibration = _calibration(camera, mounting, base_frame, ground_z)
     engine = EngineOptions(model or DEFAULT_MODEL, **computing)
     messages = messages_of(inputs, Selection(topic, node, compressed), calibration, engine, anew=model is not None)
     if save is None:

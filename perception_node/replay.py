@@ -1,7 +1,6 @@
 """`perception replay`: a bag in, a bag with everything the node would publish out; no ROS needed."""
 
 import contextlib
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from perception_node.messages import MessageFactory, camera_image
 from perception_node.perceiver import Perceiver
 from perception_node.pipeline import Pipeline
 from perception_node.sources import Source, check_apart
-from perception_node.stamps import irregularities
+from perception_node.stamps import irregularities, usual_step_ns
 from perception_node.topics import ALL_OUTPUTS, IMAGE, LABEL_INFO, LABEL_INFO_TYPE, NODE
 
 
@@ -46,9 +45,9 @@ def replay(
 
     Returns:
         frames, refused (images that could not be used), missing (images that the footage should have but ends before),
-        warnings (what is odd about the images' stamps, in words), instances, in_metres (images with topics in metres),
-        no_metres (why there were others, or None), stages_ms; its "total" is all that a node does with an image, but
-        for sending the answers.
+        warnings (what is odd about the images and their stamps, in words), recorded_hz (images a second by their
+        stamps, or None), instances, in_metres (images with topics in metres), no_metres (why there were others, or
+        None), stages_ms; its "total" is all that a node does with an image, but for sending the answers.
 
     Raises:
         SourceError: the footage cannot be read or has no image that can be used, or `out` is something else than a bag
@@ -58,7 +57,8 @@ def replay(
     taxonomy = pipeline.model.taxonomy
     make = MessageFactory.rosbags(typestore())
     perceive = Perceiver(pipeline, source, tracking, calibration, grid)
-    frames = refused = instances = in_metres = 0
+    frames = instances = in_metres = 0
+    refused: list[str] = []
     names: list[str] = []
     stamps_ns: list[int] = []
     with (
@@ -76,8 +76,7 @@ def replay(
                 with pipeline.timer("decode"):
                     image = camera_image(item.message)
             except BadImage as error:
-                refused += 1
-                progress.write(f"{source.path}: {item.name} refused: {error}", file=sys.stderr)
+                refused.append(f"{item.name}: {error}")
                 continue
             header = item.message.header
             names.append(item.name)
@@ -104,15 +103,19 @@ def replay(
             instances += len(scene.frame.instances)
         if not frames:
             raise SourceError(
-                f"{source.path}: none of its {refused} images can be used"
+                f"{source.path}: none of its {len(refused)} images can be used: {refused[0]}"
                 if refused
                 else f"{source.path}: holds no image; record it anew"
             )
+    warnings = irregularities(names, stamps_ns)
+    if refused:
+        warnings.insert(0, f"images that could not be used: {len(refused)}, at first {refused[0]}")
     return {
         "frames": frames,
-        "refused": refused,
-        "missing": source.missing(frames + refused),
-        "warnings": irregularities(names, stamps_ns),
+        "refused": len(refused),
+        "missing": source.missing(frames + len(refused)),
+        "warnings": warnings,
+        "recorded_hz": round(1e9 / step_ns, 3) if (step_ns := usual_step_ns(stamps_ns)) else None,
         "instances": instances,
         "in_metres": in_metres,
         "no_metres": str(perceive.no_metres) if perceive.no_metres else None,

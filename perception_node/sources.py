@@ -1,8 +1,9 @@
-"""Footage: a video, an image, a folder of images or a rosbag2, all read as the ROS messages a camera would send."""
+"""Footage: a video, an image, a folder of images or a bag, all read as the ROS messages a camera would send."""
 
+import contextlib
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -10,10 +11,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from rosbags.typesys.store import Typestore
 from tqdm import tqdm
 
-from perception_node.bags import is_bag, open_bag, typestore
+from perception_node.bags import Topic, is_bag, open_bag, typestore
 from perception_node.compressed import decode
 from perception_node.errors import BadImage, SourceError, one_line
 from perception_node.image import CameraImage, picture_or_none
@@ -24,7 +24,9 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 FOLDER_FPS = 10.0
 FRAME_ID = "camera"
 _IMAGE_TYPE, _COMPRESSED_TYPE = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-_CAMERA_INFO_TYPE = "sensor_msgs/msg/CameraInfo"
+_CAMERA_INFO_TYPE, _TRANSFORMS_TYPE = "sensor_msgs/msg/CameraInfo", "tf2_msgs/msg/TFMessage"
+_COMPRESSED_SUFFIX, _DEPTH_SUFFIX = "/compressed", "/compressedDepth"
+"""Of topics, by image_transport's names. Compressed depth is no JPEG or PNG."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,8 @@ class Source:
         return iter(())
 
     def missing(self, n_read: int) -> int:
-        """How many images the container holds beyond the `n_read` that could be read.
-
-        0 for the few by which a video's own count, often reckoned from its duration, is wrong.
-        """
-        missing = self.n_frames - n_read
-        return missing if missing > 2 + self.n_frames // 50 else 0
+        """How many images the container says it holds beyond the `n_read` that could be read."""
+        return max(0, self.n_frames - n_read)
 
     def frames(self) -> Iterator[tuple[str, CameraImage]]:
         """The images by their names.
@@ -102,9 +100,10 @@ def open_source(path: Path, topic: str | None = None, fps: float | None = None, 
     """The footage at `path`.
 
     Args:
-        path: a video, an image, a folder of images, a rosbag2 (its folder or its .mcap or .db3 file), or a simulated
-            drive, e.g. street:7 (see perception_node.simulation.recording.street_source).
+        path: a video, an image, a folder of images, a rosbag2 (its folder or its .mcap or .db3 file), a ROS 1 .bag, or
+            a simulated drive, e.g. street:7 (see perception_node.simulation.recording.street_source).
         topic: of the images in a bag; without it, the only image topic, or the only one with a camera_info beside it.
+            Compressed depth does not count, nor do compressed images beside the same ones raw.
         fps: of a folder of images, 10 if not given; of a video, its own if not given.
         start_ns: the first frame's stamp, for footage that has none of its own.
 
@@ -116,13 +115,17 @@ def open_source(path: Path, topic: str | None = None, fps: float | None = None, 
 
         return street_source(str(path), fps, start_ns)
     if not path.exists():
-        raise SourceError(f"{path}: does not exist; pass a video, an image, a folder of images or a rosbag2")
+        raise SourceError(f"{path}: does not exist; pass a video, an image, a folder of images or a bag")
     if fps is not None and fps <= 0:
         raise SourceError(f"fps {fps}: must be above 0")
     if is_bag(path):
         return BagSource(path, topic)
     if path.is_dir():
-        return ImageSource(path, sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), fps, start_ns)
+        files = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+        n_bags = sum(is_bag(p) for p in path.iterdir())
+        if n_bags and not files:
+            raise SourceError(f"{path}: is a folder of {n_bags} bags; pass each: {path}/*")
+        return ImageSource(path, files, fps, start_ns)
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return ImageSource(path, [path], fps, start_ns)
     return VideoSource(path, fps, start_ns)
@@ -163,7 +166,7 @@ class ImageSource(_StamplessSource):
 
     def __init__(self, path: Path, files: list[Path], fps: float | None, start_ns: int):
         if not files:
-            raise SourceError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}) and no rosbag2")
+            raise SourceError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)}) and no bag")
         super().__init__(path, fps or FOLDER_FPS, start_ns)
         self._files = dict(zip(_unique_names(files), files, strict=True))
         self.n_frames = len(files)
@@ -201,10 +204,15 @@ class VideoSource(_StamplessSource):
     def __init__(self, path: Path, fps: float | None, start_ns: int):
         capture = cv2.VideoCapture(str(path))
         if not capture.isOpened():
-            raise SourceError(f"{path}: cannot be read as a video, an image or a rosbag2")
+            raise SourceError(f"{path}: cannot be read as a video, an image or a bag")
         self.n_frames = max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT)))
         super().__init__(path, fps or capture.get(cv2.CAP_PROP_FPS) or 25.0, start_ns)
         capture.release()
+
+    def missing(self, n_read: int) -> int:
+        """0 too for the few by which a video's own count, often reckoned from its duration, is wrong."""
+        missing = super().missing(n_read)
+        return missing if missing > 2 + self.n_frames // 50 else 0
 
     def __iter__(self) -> Iterator[SourceMessage]:
         capture = cv2.VideoCapture(str(self.path))
@@ -225,7 +233,7 @@ class VideoSource(_StamplessSource):
 
 
 class BagSource(Source):
-    """One camera of a rosbag2, with its camera_info and /tf where the bag has them.
+    """One camera of a bag, with its camera_info and /tf where the bag has them.
 
     Raises:
         SourceError: the bag cannot be read, or it is not clear which images are meant.
@@ -233,44 +241,26 @@ class BagSource(Source):
 
     def __init__(self, path: Path, topic: str | None):
         self.path = path
-        with open_bag(path) as reader:
-            cameras = {
-                connection.topic: connection
-                for connection in reader.connections
-                if connection.msgtype in (_IMAGE_TYPE, _COMPRESSED_TYPE)
-            }
-            info_topics = {
-                connection.topic for connection in reader.connections if connection.msgtype == _CAMERA_INFO_TYPE
-            }
-            other = len(reader.connections) - len(cameras)
-        names = ", ".join(sorted(cameras)) or f"none; the {other} topics there are of other types"
-        info_of = {name: camera_info_beside(name) for name in cameras}
-        calibrated = [name for name in cameras if info_of[name] in info_topics]
-        if topic is None and len(cameras) > 1 and len(calibrated) == 1:
-            topic = calibrated[0]  # the others are masks, depth and the like
-        if topic is None and len(cameras) != 1:
-            raise SourceError(
-                f"{path}: has {len(cameras)} image topics ({names}); "
-                + ("name one with --topic" if cameras else "record a sensor_msgs/Image topic")
-            )
-        if topic is not None and topic not in cameras:
-            raise SourceError(f"{path}: has no image topic {topic!r}; its image topics: {names}")
-        self.topic = topic or next(iter(cameras))
-        self.n_frames = cameras[self.topic].msgcount
-        self._info_topic = info_of[self.topic] if self.topic in calibrated else None
+        with open_bag(path) as bag:
+            topics = bag.topics
+        self.topic = _image_topic(path, topics, topic)
+        self.n_frames = topics[self.topic].count
+        info_topic = camera_info_beside(self.topic)
+        self._info_topic = info_topic if _is_of(_CAMERA_INFO_TYPE, topics, info_topic) else None
+        self._transforms = {name for name in (TF, TF_STATIC) if _is_of(_TRANSFORMS_TYPE, topics, name)}
 
     def static_transforms(self) -> Iterator[Any]:
-        with open_bag(self.path) as reader:
-            connections = [c for c in reader.connections if c.topic == TF_STATIC]
-            for connection, _, cdr in reader.messages(connections) if connections else ():
-                yield read_message(reader.typestore, cdr, connection.msgtype)
+        with open_bag(self.path) as bag:
+            for connection, _, cdr in bag.messages(self._transforms & {TF_STATIC}):
+                with contextlib.suppress(BadImage):  # a damaged one: others may do
+                    yield read_message(cdr, connection.msgtype)
 
     def __iter__(self) -> Iterator[SourceMessage]:
-        with open_bag(self.path) as reader:
-            connections = [c for c in reader.connections if c.topic in (self.topic, self._info_topic, TF)]
+        with open_bag(self.path) as bag:
             index = 0
-            for connection, time_ns, cdr in reader.messages(connections):
-                read = partial(read_message, reader.typestore, cdr, connection.msgtype)
+            topics = {self.topic, self._info_topic} | self._transforms - {TF_STATIC}
+            for connection, time_ns, cdr in bag.messages(topics):
+                read = partial(read_message, cdr, connection.msgtype)
                 if connection.topic == TF:
                     yield SourceMessage(TF, time_ns, f"tf_{index:06d}", read)
                 elif connection.topic == self._info_topic:
@@ -280,17 +270,44 @@ class BagSource(Source):
                     index += 1
 
 
-def deserialize(types: Typestore, cdr: bytes | memoryview, message_type: str) -> Any:
-    """A message of a bag, whose message types are `types`. Raises BadImage if it is damaged."""
+def _image_topic(path: Path, topics: Mapping[str, Topic], asked: str | None) -> str:
+    """The topic of the images that are meant."""
+    images = sorted(name for name, topic in topics.items() if topic.type in (_IMAGE_TYPE, _COMPRESSED_TYPE))
+    if not images:
+        there = f"its {len(topics)} topics are of other types" if topics else "it has no topics"
+        raise SourceError(f"{path}: has no image topic, {there}; record a sensor_msgs/Image topic")
+    if asked is not None:
+        if asked not in images:
+            raise SourceError(f"{path}: has no image topic {asked!r}; its image topics: {', '.join(images)}")
+        return asked
+    left = images
+    for is_likely in (
+        lambda name: topics[name].count > 0,
+        lambda name: not name.endswith(_DEPTH_SUFFIX),
+        lambda name: not (name.endswith(_COMPRESSED_SUFFIX) and name.removesuffix(_COMPRESSED_SUFFIX) in images),
+        lambda name: _is_of(_CAMERA_INFO_TYPE, topics, camera_info_beside(name)),  # others are masks and the like
+    ):
+        left = [name for name in left if is_likely(name)] or left
+    if len(left) > 1:
+        raise SourceError(f"{path}: has {len(left)} image topics ({', '.join(left)}); name one with --topic")
+    return left[0]
+
+
+def _is_of(type_: str, topics: Mapping[str, Topic], name: str) -> bool:
+    return name in topics and topics[name].type == type_
+
+
+def deserialize(cdr: bytes | memoryview, message_type: str) -> Any:
+    """A message of a bag. Raises BadImage if it is damaged."""
     try:
-        return types.deserialize_cdr(cdr, message_type)
+        return typestore().deserialize_cdr(cdr, message_type)
     except Exception as error:  # many kinds on damaged messages
         raise BadImage("message", f"{len(cdr)} bytes are no {message_type}: {one_line(error)}") from error
 
 
-def read_message(types: Typestore, cdr: bytes | memoryview, message_type: str) -> Any:
+def read_message(cdr: bytes | memoryview, message_type: str) -> Any:
     """The same; a compressed image as the image that it holds."""
-    message = deserialize(types, cdr, message_type)
+    message = deserialize(cdr, message_type)
     if message_type != _COMPRESSED_TYPE:
         return message
     return MessageFactory.rosbags(typestore()).image(message.header, decode(message.data), "bgr8")

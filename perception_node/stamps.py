@@ -9,6 +9,12 @@ GAP = 2.5
 """A step between two images of so many times the usual one is a gap: more than one image is missing."""
 
 
+def usual_step_ns(stamps_ns: Sequence[int]) -> float:
+    """The median step ahead from one image to the next; 0 if there is none."""
+    forward = [later - earlier for earlier, later in itertools.pairwise(stamps_ns) if later > earlier]
+    return float(np.median(forward)) if forward else 0.0
+
+
 def irregularities(names: Sequence[str], stamps_ns: Sequence[int]) -> list[str]:
     """One sentence for each kind of thing that is odd; none where all is well.
 
@@ -17,8 +23,7 @@ def irregularities(names: Sequence[str], stamps_ns: Sequence[int]) -> list[str]:
         stamps_ns: theirs, in the order in which they were recorded.
     """
     steps = [later - earlier for earlier, later in itertools.pairwise(stamps_ns)]
-    forward = [step for step in steps if step > 0]
-    usual = float(np.median(forward)) if forward else 0.0
+    usual = usual_step_ns(stamps_ns)
     back = [index for index, step in enumerate(steps) if step < 0]
     repeated = [index for index, step in enumerate(steps) if step == 0]
     gaps = [index for index, step in enumerate(steps) if step > GAP * usual > 0]

@@ -4,6 +4,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import yaml
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from perception_node.bags import BagWriter, typestore
@@ -219,9 +220,64 @@ def test_several_cameras_must_be_chosen_from(tmp_path):
     assert [int(frame.bgr().max()) for _, frame in open_source(bag, "/right/image").frames()] == [2]
 
 
+def depth(stamp_ns):
+    """As image_transport has it: a header of 12 bytes, then a PNG."""
+    message = compressed(1, stamp_ns)
+    message.format, message.data = "16UC1; compressedDepth png", np.append(np.zeros(12, np.uint8), message.data)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("messages", "chosen"),
+    [
+        ({"/cam": image(1, 1), "/cam/compressed": compressed(1, 1)}, "/cam"),
+        ({"/cam/compressed": compressed(1, 1), "/depth/compressedDepth": depth(1)}, "/cam/compressed"),
+        ({"/depth/compressedDepth": depth(1)}, "/depth/compressedDepth"),
+        ({"/a/mask": image(1, 1), "/b/image": image(1, 1), "/b/camera_info": camera_info(1)}, "/b/image"),
+    ],
+)
+def test_which_images_are_meant(tmp_path, messages, chosen):
+    bag = write_bag(tmp_path / "bag", [(name, 1, message) for name, message in messages.items()])
+    assert open_source(bag).topic == chosen
+
+
+def test_a_topic_without_messages_is_not_meant(tmp_path):
+    bag = write_bag(tmp_path / "bag", [("/left/image", 1, image(1, 1)), ("/right/image", 2, image(2, 2))])
+    metadata = yaml.safe_load((bag / "metadata.yaml").read_text())
+    metadata["rosbag2_bagfile_information"]["topics_with_message_count"][0]["message_count"] = 0
+    (bag / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    assert open_source(bag).topic == "/right/image"
+
+
+def test_transforms_that_are_none_are_left_out(tmp_path):
+    """A message that is damaged, and a topic of another type."""
+    transforms = typestore().types["tf2_msgs/msg/TFMessage"](transforms=[])
+    cdr = typestore().serialize_cdr(transforms, transforms.__msgtype__)
+    with BagWriter(tmp_path / "bag") as bag:
+        bag.write("/image", IMAGE, 1, typestore().serialize_cdr(image(3, 7), IMAGE))
+        for time_ns, data in ((1, cdr[:5]), (2, cdr)):
+            bag.write("/tf_static", transforms.__msgtype__, time_ns, data)
+        bag.write("/tf", IMAGE, 3, typestore().serialize_cdr(image(3, 7), IMAGE))
+    source = open_source(tmp_path / "bag", "/image")
+    assert list(source.static_transforms()) == [transforms]
+    assert [item.topic for item in source] == ["image"]
+
+
+def test_a_folder_of_bags_is_told_of(tmp_path):
+    for name in ("a", "b"):
+        write_bag(tmp_path / name, [("/image", 1, image(1, 1))])
+    with pytest.raises(SourceError, match=rf"is a folder of 2 bags; pass each: {tmp_path}/\*"):
+        open_source(tmp_path)
+
+
+def test_a_bag_counts_to_the_last_image(tmp_path):
+    source = open_source(write_bag(tmp_path / "bag", [("/image", k, image(k, k)) for k in range(3)]))
+    assert [source.missing(n_read) for n_read in (4, 3, 2)] == [0, 0, 1]
+
+
 def test_a_bag_without_images(tmp_path):
     bag = write_bag(tmp_path / "bag", [("/cam/camera_info", 1, camera_info(1))])
-    with pytest.raises(SourceError, match=r"0 image topics .*record a sensor_msgs/Image topic"):
+    with pytest.raises(SourceError, match=r"no image topic, its 1 topics .* record a sensor_msgs/Image topic"):
         open_source(bag)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import socket
 from concurrent.futures import Future
 from typing import Any
 
@@ -9,6 +10,8 @@ from perception_node.bag_tests.run import Job, run
 from perception_node.errors import UserError, one_line
 
 LOCAL = "local"
+ANSWER_S = 10.0
+"""The head of a cluster answers within so many seconds."""
 
 
 class Cluster:
@@ -35,6 +38,7 @@ class Cluster:
         except ImportError as error:
             raise UserError("--ray: ray is not installed; run: pip install 'perception_node[cluster]'") from error
         self._ray, self._threads, self._on_gpu = ray, max(1, threads), on_gpu
+        _check_reachable(address)
         options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
         if address == LOCAL:
             # Nothing goes through its object store, which would else take a third of the memory.
@@ -63,6 +67,17 @@ class Cluster:
 
     def __exit__(self, *_: object) -> None:
         self._ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raises UserError if nothing answers at host:6379 or ray://host:10001: Ray itself would wait for it for ever."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--ray {address!r}: no cluster there: {one_line(error)}") from error
 
 
 class RayWorker:

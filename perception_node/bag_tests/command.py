@@ -2,10 +2,11 @@
 
 import os
 import re
+import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,17 @@ from perception_node.errors import UserError
 from perception_node.model import load_model
 
 
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """As Ctrl-C does: a job that is cancelled leaves nothing half-written."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@_sigterm_interrupts()
 def replay_bags(
     bags: Sequence[Path], job: Job, out: Path | None, workers: int = 1, ray: str | None = None
 ) -> list[dict[str, Any]]:
@@ -57,14 +69,15 @@ def replay_bags(
         threads = job.engine.threads or max(1, cores // n_workers)
     else:
         n_workers, threads = min(workers or len(bags), len(bags)), job.engine.threads or 1
-    # What a worker finds in another folder, or on another machine, it must find by a whole path.
-    jobs = [_with_whole_paths(replace(each, engine=replace(job.engine, threads=threads))) for each in jobs]
+    jobs = [replace(each, engine=replace(job.engine, threads=threads)) for each in jobs]
     from perception_node.bag_tests.parallel import ProcessWorker, run_all
 
     if ray is None:
         return run_all(jobs, n_workers, ProcessWorker)
     from perception_node.bag_tests.cluster import Cluster
 
+    # An actor works in another folder, perhaps on another machine: it must be told whole paths.
+    jobs = [_with_whole_paths(each) for each in jobs]
     # Ray says on stdout what became of its processes.
     with redirect_stdout(sys.stderr), Cluster(ray, n_workers, threads, job.engine.device == "cuda") as cluster:
         return run_all(jobs, cluster.n_workers, cluster.worker)
@@ -97,12 +110,13 @@ def describe(results: Sequence[dict[str, Any]]) -> list[str]:
     for result in results:
         lines += _findings(result)
     width = max(len(result["name"]) for result in results)
-    lines.append(f"{'':<{width}}  {'frames':>6}  {'total p95':>10}  {'peak rate':>9}")
+    lines.append(f"{'':<{width}}  {'frames':>6}  {'total p95':>10}  {'peak rate':>9}  {'recorded':>9}")
     for result in results:
-        figures = f"{'-':>6}  {'-':>10}  {'-':>9}"
+        figures = f"{'-':>6}  {'-':>10}  {'-':>9}  {'-':>9}"
         if "stages_ms" in result:
             total, hz = result["stages_ms"]["total"]["p95"], result["rates"][PEAK]["hz"]
-            figures = f"{result['frames']:>6}  {total:>7.2f} ms  {hz:>6.1f} Hz"
+            recorded = f"{result['recorded_hz']:.1f} Hz" if result["recorded_hz"] else "-"
+            figures = f"{result['frames']:>6}  {total:>7.2f} ms  {hz:>6.1f} Hz  {recorded:>9}"
         lines.append(f"{result['name']:<{width}}  {figures}  {_verdict(result)}")
     return lines
 

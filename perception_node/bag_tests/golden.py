@@ -5,8 +5,11 @@ made of. The frames of two bags are matched by their stamps, in order (difflib's
 more or less is one difference.
 """
 
+import fcntl
 import json
+import os
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import islice
@@ -122,13 +125,14 @@ class Golden:
             SourceError: something else is in their place.
         """
         check_apart(results, self.path)
-        if self._is_equal(results):
-            return False
-        with BagWriter(self.path) as bag:
-            for frame in _without(result_frames(results)):
-                for topic, (kind, cdr) in frame.messages.items():
-                    bag.write(f"/{NODE}/{topic}", kind, frame.time_ns, cdr)
-        write_whole(self._inputs_path, json.dumps(inputs, indent=1) + "\n")
+        with _alone_in(self.folder):
+            if self._is_equal(results):
+                return False
+            with BagWriter(self.path) as bag:
+                for frame in _without(result_frames(results)):
+                    for topic, (kind, cdr) in frame.messages.items():
+                        bag.write(f"/{NODE}/{topic}", kind, frame.time_ns, cdr)
+            write_whole(self._inputs_path, json.dumps(inputs, indent=1) + "\n")
         return True
 
     def _is_equal(self, results: Path) -> bool:
@@ -137,6 +141,19 @@ class Golden:
             return all(golden == actual for golden, actual in zip(*frames, strict=True))
         except (SourceError, ValueError, OSError):  # there are none yet, or others; or more, or fewer
             return False
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits for others that write there: pytest-xdist's workers may have tests of the same recording."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system that has no locks
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _without(frames: Iterator[ResultFrame]) -> Iterator[ResultFrame]:

@@ -6,6 +6,7 @@ in the order of the recordings, and the same however many workers there are.
 
 import shutil
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -43,7 +44,7 @@ class ProcessWorker:
     lost = (BrokenProcessPool,)
 
     def __init__(self):
-        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_ignore_interrupts)
+        self._pool = ProcessPoolExecutor(1, get_context("spawn"), initializer=_start)
 
     def submit(self, job: Job) -> "Future[dict[str, Any]]":
         return self._pool.submit(run, job)
@@ -54,8 +55,9 @@ class ProcessWorker:
         self._pool.shutdown(cancel_futures=True)
 
 
-def _ignore_interrupts() -> None:
+def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    tqdm.set_lock(threading.RLock())  # its own is shared by processes, and would be left behind by one that is ended
 
 
 def run_all(jobs: Sequence[Job], n_workers: int, make_worker: Callable[[], Worker]) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ Example:
 
 from __future__ import annotations
 
+import json
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -53,16 +55,20 @@ class Replayed:
     """A recording, replayed.
 
     Attributes:
+        name: of its golden results.
         summary: of what `perception replay --json` prints: frames, refused, missing, warnings, instances, stages_ms and
             inputs.
         results: the bag of results.
     """
 
     def __init__(self, job: Job, results: Path):
-        from perception_node.bag_tests.run import replayed
+        from perception_node.bag_tests.run import missing_problem, replayed
+        from perception_node.errors import SourceError
 
-        self._job, self.results = job, results
+        self._job, self.name, self.results = job, job.name, results
         self.summary, self._milliseconds = replayed(job, results)
+        for problem in missing_problem(job, self.summary):
+            raise SourceError(problem)
 
     def frames(self) -> Iterator[ResultFrame]:
         """Each frame's `stamp_ns`, and its messages by topic: frame["instances"].detections."""
@@ -80,8 +86,8 @@ class Replayed:
 
         from perception_node.bag_tests.run import compared, describe_golden
 
-        job = replace(self._job, checks=self._job.checks.updated(tolerances or {}, {}))
         with _failing():
+            job = replace(self._job, checks=self._job.checks.updated(tolerances or {}, {}))
             golden = compared(job, self.results, self.summary["inputs"])
         if golden["differences"]:
             pytest.fail(
@@ -93,7 +99,8 @@ class Replayed:
         from perception_node.bag_tests.checks import parse_limit
         from perception_node.bag_tests.run import budget_problems, timed
 
-        checks = self._job.checks.updated({}, dict(parse_limit("budget", text) for text in budgets))
+        with _failing():
+            checks = self._job.checks.updated({}, dict(parse_limit("budget", text) for text in budgets))
         found = timed(self.summary["stages_ms"], self._milliseconds, checks)
         if problems := budget_problems(found["budgets"]):
             pytest.fail("\n".join(f"{self._job.bag}: {problem}" for problem in problems), pytrace=False)
@@ -119,8 +126,10 @@ def replay(
         config.rootpath / config.getini(f"perception_{name}") if config.getini(f"perception_{name}") else default
         for name, default in (("bags", request.path.parent), ("golden", request.path.parent / "golden"))
     )
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # who share the cores
     engine = EngineOptions(
-        **{name: config.getoption(f"--perception-{name}") or config.getini(f"perception_{name}") for name in _ENGINE}
+        **{name: config.getoption(f"--perception-{name}") or config.getini(f"perception_{name}") for name in _ENGINE},
+        threads=max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else 0,
     )
 
     def replay_once(bag: str | Path, topic: str | None = None) -> Replayed:
@@ -140,6 +149,8 @@ def replay(
             )
             with _failing():
                 _replayed[key] = Replayed(job, folder / "results")
+        inputs = json.dumps(_replayed[key].summary["inputs"])
+        request.node.user_properties.append((f"inputs of {_replayed[key].name}", inputs))  # into --junitxml
         return _replayed[key]
 
     return replay_once

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from perception_node.bags import header_stamp_ns, open_bag, typestore
+from perception_node.bags import header_stamp_ns, open_bag
 from perception_node.errors import SourceError
 from perception_node.sources import read_message
 from perception_node.topics import NODE
@@ -43,7 +43,7 @@ class ResultFrame:
             BadImage: it is damaged.
         """
         kind, cdr = self.messages[topic]
-        return read_message(typestore(), cdr, kind)
+        return read_message(cdr, kind)
 
 
 def result_frames(path: Path) -> Iterator[ResultFrame]:
@@ -53,12 +53,11 @@ def result_frames(path: Path) -> Iterator[ResultFrame]:
         SourceError: the bag cannot be read, or is none of results.
     """
     prefix = f"/{NODE}/"
-    with open_bag(path) as reader:
-        connections = [connection for connection in reader.connections if connection.topic.startswith(prefix)]
-        if not any(connection.topic == f"{prefix}{STAMPED}" for connection in connections):
+    with open_bag(path) as bag:
+        if f"{prefix}{STAMPED}" not in bag.topics:
             raise SourceError(f"{path}: has no {prefix}{STAMPED}; expected: a bag that `perception replay` wrote")
         frame = None
-        for connection, time_ns, cdr in reader.messages(connections):
+        for connection, time_ns, cdr in bag.messages({name for name in bag.topics if name.startswith(prefix)}):
             topic = connection.topic.removeprefix(prefix)
             if frame is None or time_ns != frame.time_ns or topic in frame.messages:
                 if frame is not None:

@@ -88,21 +88,19 @@ def run(job: Job, progress_bar: bool = False) -> dict[str, Any]:
         with _kept_or_not(job.out) as out:
             summary, milliseconds = replayed(job, out, progress_bar)
             result |= {**summary, **timed(summary["stages_ms"], milliseconds, job.checks), "golden": None}
-            if result["missing"]:
-                problems.append(
-                    f"{job.bag}: holds {result['frames'] + result['refused']} images, where it says "
-                    f"{result['frames'] + result['refused'] + result['missing']}; was it cut off?"
-                )
+            problems += missing_problem(job, summary)
             if job.strict:
                 problems += [f"{job.bag}: {warning}" for warning in result["warnings"]]
             if job.golden is not None:
                 result["golden"] = compared(job, out, result["inputs"], may_update=not problems)
                 problems += _golden_problems(result["golden"])
             problems += budget_problems(result["budgets"])
-    except (UserError, OSError) as error:
+    except UserError as error:
         problems.append(str(error))
         if isinstance(error, DeviceError):
             _close()
+    except OSError as error:  # no space, no permission
+        problems.append(f"{job.bag}: {one_line(error)}")
     except Exception as error:  # whatever is wrong with one recording, or with us: the others go on
         traceback.print_exc()
         problems.append(f"{job.bag}: {type(error).__name__}: {one_line(error)}")
@@ -126,12 +124,18 @@ def replayed(job: Job, out: Path, progress_bar: bool = False) -> tuple[dict[str,
     pipeline = _pipeline(job.engine)
     pipeline.timer = StageTimer()
     summary = replay(pipeline, source, out, job.overlay, progress_bar, job.tracking, job.calibration)
-    if summary["refused"]:
-        summary["warnings"] = [f"{summary['refused']} images could not be used", *summary["warnings"]]
     summary["inputs"] = inputs_of(
         job.bag, getattr(source, "topic", job.topic), job.engine, job.tracking, job.calibration, pipeline
     )
     return summary, pipeline.timer.milliseconds("total")
+
+
+def missing_problem(job: Job, summary: dict[str, Any]) -> list[str]:
+    """In words, that the recording holds fewer images than it says."""
+    if not summary["missing"]:
+        return []
+    read = summary["frames"] + summary["refused"]
+    return [f"{job.bag}: holds {read} images, where it says {read + summary['missing']}; was it cut off?"]
 
 
 def timed(stages_ms: dict[str, dict[str, float]], milliseconds: list[float], checks: Checks) -> dict[str, Any]:

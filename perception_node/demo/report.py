@@ -112,9 +112,8 @@ def write_video(bag: Path, path: Path, n_frames: int) -> list[np.ndarray]:
     previews = []
     wanted = set(np.linspace(0, n_frames - 1, N_PREVIEWS).astype(int))
     with open_bag(bag) as reader, av.open(str(part), "w") as container:
-        overlays = [c for c in reader.connections if c.topic == f"/{NODE}/overlay"]
         stream, last_ns, pts = None, None, 0
-        frames = reader.messages(overlays)
+        frames = reader.messages({f"/{NODE}/overlay"})
         for index, (connection, _, cdr) in enumerate(tqdm(frames, total=n_frames, desc="video", unit="frame")):
             image = camera_image(reader.deserialize(cdr, connection.msgtype)).bgr()
             stamp_ns = header_stamp_ns(cdr)

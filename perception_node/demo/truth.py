@@ -22,9 +22,8 @@ def knows_the_truth(source: Path) -> bool:
     """Whether it is a bag with what `perception evaluate` needs."""
     if not is_bag(source):
         return False
-    with open_bag(source) as reader:
-        topics = {connection.topic for connection in reader.connections}
-    return {f"{TRUTH}/class_map", f"{TRUTH}/instance_map", f"{TRUTH}/label_info"} <= topics
+    with open_bag(source) as bag:
+        return {f"{TRUTH}/class_map", f"{TRUTH}/instance_map", f"{TRUTH}/label_info"} <= bag.topics.keys()
 
 
 def measure_against(bag: Path, truth: Path, picture: Path) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.typesys.store import Typestore
 
 from perception_node.bags import header_stamp_ns, open_bag
 from perception_node.errors import BadImage, SourceError
@@ -43,12 +42,11 @@ class _Read:
 class _Message:
     """One message, not yet deserialized."""
 
-    types: Typestore
     cdr: bytes
     type: str
 
     def read(self) -> Any:
-        return read_message(self.types, self.cdr, self.type)
+        return read_message(self.cdr, self.type)
 
 
 class _Side:
@@ -67,20 +65,19 @@ class _Side:
         self._topics = {f"{prefix}/{name}": name for name in (*NEEDED, *OPTIONAL)}
         parts: dict[int, set[str]] = defaultdict(set)
         images: dict[str, set[int]] = defaultdict(set)
-        with open_bag(path) as reader:
-            there = {connection.topic for connection in reader.connections}
+        with open_bag(path) as bag:
             for name in NEEDED:
-                if f"{prefix}/{name}" not in there:
+                if f"{prefix}/{name}" not in bag.topics:
                     raise SourceError(f"{path}: has no topic {prefix}/{name}; {remedy}")
-            cameras = {c.topic for c in reader.connections if c.msgtype in _IMAGE_TYPES and not _is_label(c.topic)}
+            cameras = {name for name, topic in bag.topics.items() if topic.type in _IMAGE_TYPES and not _is_label(name)}
             wanted = {*self._topics, *cameras, f"{prefix}/{LABEL_INFO}"}
-            for connection, _, cdr in reader.messages([c for c in reader.connections if c.topic in wanted]):
+            for connection, _, cdr in bag.messages(wanted):
                 if connection.topic in cameras:
                     images[connection.topic].add(_stamp_ns(path, connection.topic, cdr))
                 elif connection.topic in self._topics:
                     parts[_stamp_ns(path, connection.topic, cdr)].add(self._topics[connection.topic])
                 else:
-                    info = reader.deserialize(cdr, connection.msgtype)
+                    info = bag.deserialize(cdr, connection.msgtype)
                     self.names = {entry.class_id: entry.class_name for entry in info.class_map}
         self.parts = {stamp: names for stamp, names in parts.items() if names.issuperset(NEEDED)}
         camera = max(images, key=lambda topic: len(images[topic] & self.parts.keys()), default=None)
@@ -93,11 +90,11 @@ class _Side:
         """The messages of each of the stamps, by the topic's name, as soon as all are there."""
         waiting: dict[int, dict[str, _Message]] = defaultdict(dict)
         left = set(stamps)
-        with open_bag(self.path) as reader:
-            for connection, _, cdr in reader.messages([c for c in reader.connections if c.topic in self._topics]):
+        with open_bag(self.path) as bag:
+            for connection, _, cdr in bag.messages(self._topics):
                 stamp = header_stamp_ns(cdr)
                 if stamp in left:
-                    waiting[stamp][self._topics[connection.topic]] = _Message(reader.typestore, cdr, connection.msgtype)
+                    waiting[stamp][self._topics[connection.topic]] = _Message(cdr, connection.msgtype)
                     if waiting[stamp].keys() == self.parts[stamp]:
                         left.remove(stamp)  # what repeats it is left out
                         yield stamp, waiting.pop(stamp)
@@ -187,9 +184,8 @@ def _is_label(topic: str) -> bool:
 
 def _prefix(path: Path, node: str | None) -> str:
     """What is before /class_map in the predicted topics."""
-    with open_bag(path) as reader:
-        topics = {connection.topic for connection in reader.connections}
-    found = sorted(topic.removesuffix("/class_map") for topic in topics if topic.endswith("/class_map"))
+    with open_bag(path) as bag:
+        found = sorted(topic.removesuffix("/class_map") for topic in bag.topics if topic.endswith("/class_map"))
     found = [prefix for prefix in found if prefix != TRUTH]
     if node is not None:
         return "/" + node.strip("/")

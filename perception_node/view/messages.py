@@ -1,7 +1,7 @@
 """What is shown, as a stream of messages: recorded ones, or those of footage that is perceived now."""
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from perception_node.bags import open_bag, typestore
+from perception_node.bags import Bag, open_bag, typestore
 from perception_node.calibration_input import CalibrationOptions
 from perception_node.errors import BadImage, SourceError
 from perception_node.messages import MessageFactory, camera_image
@@ -48,8 +48,8 @@ class TopicMessage(NamedTuple):
 
 def topics_of(bag: Path) -> dict[str, str]:
     """Topics with messages, by name, and their types."""
-    with open_bag(bag) as reader:
-        return {connection.topic: connection.msgtype for connection in reader.connections if connection.msgcount}
+    with open_bag(bag) as recording:
+        return {name: topic.type for name, topic in recording.topics.items() if topic.count}
 
 
 def recorded(bags: Sequence[Path], selection: Selection) -> Iterator[TopicMessage]:
@@ -64,19 +64,17 @@ def recorded(bags: Sequence[Path], selection: Selection) -> Iterator[TopicMessag
         raise SourceError(f"{names}: neither images nor topics of a perception node; pass a bag that has some")
     chosen = selection.among(topics)
     with ExitStack() as stack:
-        readers = [stack.enter_context(open_bag(bag)) for bag in bags]
-        wanted = [[connection for connection in reader.connections if connection.topic in chosen] for reader in readers]
-        streams = [_messages(*pair) for pair in zip(readers, wanted, strict=True) if pair[1]]
-        total = sum(connection.msgcount for connections in wanted for connection in connections)
-        in_order = heapq.merge(*streams, key=lambda item: item[0])
-        for _, message in tqdm(in_order, total=total, desc=names, unit="message", mininterval=1):
+        recordings = [stack.enter_context(open_bag(bag)) for bag in bags]
+        counts = [topic.count for each in recordings for name, topic in each.topics.items() if name in chosen]
+        in_order = heapq.merge(*(_messages(each, chosen) for each in recordings), key=lambda item: item[0])
+        for _, message in tqdm(in_order, total=sum(counts), desc=names, unit="message", mininterval=1):
             yield message
 
 
-def _messages(reader: Any, connections: list[Any]) -> Iterator[tuple[int, TopicMessage]]:
+def _messages(bag: Bag, topics: Container[str]) -> Iterator[tuple[int, TopicMessage]]:
     """Of an open bag, with the nanoseconds at which they were recorded."""
-    for connection, time_ns, cdr in reader.messages(connections):
-        read = partial(deserialize, reader.typestore, cdr, connection.msgtype)
+    for connection, time_ns, cdr in bag.messages(topics):
+        read = partial(deserialize, cdr, connection.msgtype)
         yield time_ns, TopicMessage(connection.topic, connection.msgtype, read)
 
 

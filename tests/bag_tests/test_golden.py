@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -173,6 +174,17 @@ def test_an_update_of_the_same_leaves_the_files(bag, golden, tiny):
     assert perception("replay", bag, "--golden", golden, "--update", "--model", tiny).exit_code == 0
     assert perception("replay", bag, "--golden", golden, "--model", tiny).exit_code == 0
     assert sorted(path.name for path in golden.iterdir()) == ["drive", "drive.json"]
+
+
+def test_updates_at_the_same_time_do_not_disturb_each_other(made, golden, tmp_path):
+    """As of pytest-xdist's workers that test the same recording."""
+    shutil.copytree(made / "results", tmp_path / "other")
+    rewrite(tmp_path / "other", one_pixel)
+    results = [made / "results", tmp_path / "other"] * 10
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda each: Golden(golden, "drive").update(each, {}), results))
+    assert sorted(path.name for path in golden.iterdir()) == ["drive", "drive.json"]
+    assert sum(1 for _ in result_frames(golden / "drive")) == 3
 
 
 def test_overlays_are_not_golden(bag, golden, tiny, tmp_path):

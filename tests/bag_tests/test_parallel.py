@@ -1,10 +1,13 @@
 """Many recordings: some that cannot be used, workers that are killed, and the same results however many there are."""
 
 import contextlib
+import errno
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +20,7 @@ from conftest import write_tiny_model
 from rosbags.rosbag2 import StoragePlugin
 from test_sources import camera_info, image, write_bag
 
+from perception_node.bags import BagWriter
 from perception_node.cli import main
 
 HAS_RAY = pytest.mark.skipif(
@@ -73,10 +77,10 @@ def text(path):
 HOSTILE = {
     "truncated": (truncated, "cannot be read as a rosbag2: "),
     "truncated_sqlite": (truncated_sqlite, "cannot be read as a rosbag2: "),
-    "other_types": (other_types, "has 0 image topics (none; the 1 topics there are of other types)"),
-    "no_messages": (no_messages, "has 0 image topics"),
+    "other_types": (other_types, "has no image topic, its 1 topics are of other types; record a sensor_msgs/"),
+    "no_messages": (no_messages, "has no image topic, it has no topics; record a sensor_msgs/Image topic"),
     "no_bytes": (no_bytes, "cannot be read as a rosbag2: "),
-    "no_good_image": (no_good_image, "none of its 1 images can be used"),
+    "no_good_image": (no_good_image, "none of its 1 images can be used: frame_000000: step: 1 bytes"),
     "text": (text, "holds no images"),
     "nosuch": (lambda path: None, "does not exist"),
 }
@@ -134,6 +138,44 @@ def test_a_recording_that_holds_less_than_it_says_fails(tiny, tmp_path):
     assert "where it says 40; was it cut off?" in result.stdout.splitlines()[-1]
 
 
+def test_one_that_cannot_be_used_is_json_too(tiny, tmp_path):
+    result = perception("replay", tmp_path / "nosuch", "--out", tmp_path / "out", "--model", tiny, "--json")
+    summary = json.loads(result.stdout)
+    assert (result.exit_code, summary["ok"], len(summary["problems"])) == (1, False, 1)
+
+
+def test_a_disk_that_is_full_is_told_of_and_leaves_nothing(tiny, tmp_path, monkeypatch):
+    def full(self, *arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(BagWriter, "write", full)
+    result = perception(
+        "replay", drive(tmp_path / "a"), drive(tmp_path / "b"), "--out", tmp_path / "o", "--model", tiny
+    )
+    assert result.exit_code == 1
+    for line, name in zip(result.stdout.splitlines()[-2:], "ab", strict=True):
+        assert line.endswith(f"FAILED: {tmp_path / name}: [Errno 28] No space left on device")
+    assert list((tmp_path / "o").iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 2)])
+def test_what_is_cancelled_leaves_nothing_half_written(tiny, tmp_path, number, workers):
+    """Its second image is a named pipe, in front of which it waits for us."""
+    (tmp_path / "a").mkdir()
+    cv2.imwrite(str(tmp_path / "a" / "0.png"), np.zeros((8, 8, 3), np.uint8))
+    os.mkfifo(tmp_path / "a" / "1.png")
+    bags = [tmp_path / "a", drive(tmp_path / "b")]
+    replay = start(*bags, "--out", tmp_path / "out", "--model", tiny, "--workers", workers)
+    pipe = os.open(tmp_path / "a" / "1.png", os.O_WRONLY)  # waits until somebody reads
+    assert len(list((tmp_path / "out").glob("a.part-*"))) == 1
+    replay.send_signal(number)
+    os.close(pipe)
+    _, errors = replay.communicate()
+    assert replay.returncode == 1
+    assert "Traceback" not in errors
+    assert list((tmp_path / "out").glob("*.part-*")) == []
+
+
 def test_budgets_decide_over_the_exit_status(tiny, tmp_path):
     bag = drive(tmp_path / "drive")
     budgets = [f"--budget={text}" for text in ("network.p95=1e6", "10hz.loss=1", "peak.hz=0")]
@@ -158,6 +200,8 @@ def test_budgets_decide_over_the_exit_status(tiny, tmp_path):
         (["{tmp}/a", "--out", "{tmp}/out", "--budget", "fast"], "--budget 'fast': expected: NAME=NUMBER"),
         (["{tmp}/a", "{tmp}/b", "--out", "{tmp}/out", "--model", "nosuch"], "model 'nosuch': no such folder"),
         (["{tmp}/a", "{tmp}/b", "--out", "{tmp}/file"], "file: is a file; results of several bags go into a folder"),
+        (["{tmp}/a", "--out", "{tmp}/out", "--camera", "{tmp}/nosuch.yaml"], "nosuch.yaml: No such file"),
+        (["{tmp}/a", "--out", "{tmp}/out", "--mounting", "{tmp}/nosuch.yaml"], "nosuch.yaml: No such file"),
     ],
 )
 def test_what_cannot_be_done_with_any_bag_is_one_line(tmp_path, arguments, message):
@@ -205,6 +249,7 @@ def test_a_worker_killed_in_mid_bag_is_replaced_and_its_bag_done_anew(tiny, tmp_
         os.kill(victim, signal.SIGKILL)
     output, errors = replay.communicate()
     assert replay.returncode == 0, errors
+    assert "leaked" not in errors
     results = json.loads(output)["bags"]
     assert [(result["name"], result["frames"], result["attempts"]) for result in results] == [
         ("a", 3, 2),
@@ -230,6 +275,28 @@ def test_one_worker_and_four_make_the_same(tiny, tmp_path):
         made[workers] = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert len(made[1]) == 8
     assert made[1] == made[4]
+
+
+def test_the_table_is_the_same_too(tiny, tmp_path, monkeypatch):
+    """But for the times."""
+    monkeypatch.chdir(tmp_path)
+    drive(Path("a"), stamps=[0, 5, 5, 9])
+    no_good_image(Path("b"))
+    tables = [perception("replay", "a", "b", "--out", "o", "--model", tiny, "--workers", n).stdout for n in (1, 2)]
+    one, two = (re.sub(r" +[\d.]+ ms +[\d.]+ Hz", "", table) for table in tables)
+    assert one == two
+    assert "FAILED: b: none of its 1 images can be used: frame_000000: step: 1 bytes" in one
+
+
+@HAS_RAY
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_cluster_that_is_not_there_is_not_waited_for(tiny, tmp_path, scheme):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and listens not
+        address = f"{scheme}127.0.0.1:{taken.getsockname()[1]}"
+        result = perception("replay", drive(tmp_path / "a"), "--out", tmp_path / "o", "--model", tiny, "--ray", address)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1)
+    assert f"--ray {address!r}: no cluster there: " in result.output
 
 
 def test_without_ray_its_name_is_told(tiny, tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """The fixture `replay`, in a pytest of its own."""
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import write_tiny_model
@@ -27,6 +29,15 @@ def test_too_slow(replay):
 
 def test_nosuch(replay):
     replay("nosuch")
+
+def test_misspelt_budget(replay):
+    replay("drive").check_budgets("network.p95")
+
+def test_misspelt_tolerance(replay):
+    replay("drive").check_golden({"scor": 1})
+
+def test_holds_less_than_it_says(replay):
+    replay("less")
 """
 
 
@@ -35,6 +46,9 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("team")
     write_tiny_model(folder / "tiny")
     write_bag(folder / "drive", [("/cam", k, image(k, 10**9 * k)) for k in (1, 2)])
+    write_bag(folder / "less", [("/cam", 1, image(1, 1))])
+    metadata = folder / "less" / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("message_count: 1", "message_count: 2"))
     (folder / "test_drives.py").write_text(TESTS)
     (folder / "pytest.ini").write_text("[pytest]\n")
     return folder
@@ -50,16 +64,26 @@ def run_pytest(folder, *arguments):
 def test_a_team_s_tests(folder):
     """Without golden results, with, and when they are others."""
     first = run_pytest(folder)
-    assert "test_drives.py F.FF" in first.stdout, first.stdout + first.stderr
+    assert "test_drives.py F.FFFFF" in first.stdout, first.stdout + first.stderr
     assert f"{folder}/golden/drive: no golden results; make them with --update (in pytest: --perception-update)" in (
         first.stdout
     )
     assert "drive: budget network.p50: " in first.stdout
     assert f"{folder}/nosuch: does not exist" in first.stdout
+    assert "\nbudget 'network.p95': expected: NAME=NUMBER, a number from 0\n" in first.stdout
+    assert "\ntolerance 'scor': no results have a field 'scor'; " in first.stdout
+    assert f"{folder}/less: holds 1 images, where it says 2; was it cut off?" in first.stdout
     assert "Traceback" not in first.stdout
-    assert "..FF" in run_pytest(folder, "--perception-update").stdout
+    assert "..FFFFF" in run_pytest(folder, "--perception-update").stdout
     assert (folder / "golden" / "drive" / "drive.mcap").is_file()
-    assert "..FF" in run_pytest(folder).stdout
+    assert "..FFFFF" in run_pytest(folder, "--junitxml=junit.xml").stdout
+    (inputs,) = (
+        entry.get("value")
+        for case in ElementTree.parse(folder / "junit.xml").iter("testcase")
+        for entry in case.iter("property")
+        if case.get("name") == "test_tunnel" and entry.get("name") == "inputs of drive"
+    )
+    assert set(json.loads(inputs)["bag"]["sha256"]) == {"metadata.yaml", "drive.mcap"}
 
 
 def test_another_network_is_seen(folder, tmp_path):

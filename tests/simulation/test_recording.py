@@ -45,7 +45,7 @@ def test_bag_holds_the_drive(bag, street):
         for connection, time_ns, cdr in reader.messages():
             message = reader.deserialize(cdr, connection.msgtype)
             found.setdefault(connection.topic, []).append((time_ns, message))
-        static = next(c for c in reader.connections if c.topic == "/tf_static")
+        ((static, _, _),) = reader.messages({"/tf_static"})
         assert [profile.durability.name for profile in static.ext.offered_qos_profiles] == ["TRANSIENT_LOCAL"]
     frame = street.frame(1)
     large = [thing for thing in frame.objects if thing.visible_pixels >= MIN_PIXELS]

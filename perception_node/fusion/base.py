@@ -187,11 +187,12 @@ class Fusion(ABC):
         classes = semantic.shape[0]
         cutoff = float(np.log(510 * classes))  # what is left out of the softmax changes 255 * confidence by under 0.5
         rows, columns, area = self.rows.argument, self.columns.argument, self.counters["area"]
+        runs = self.rows.tiles * self.columns.runs
         maps = self.result["class_map"], self.result["confidence"]
         ranges, *shortlists = self.shortlists
         self.kernels.each("survey", classes * self.blocks, semantic, None, None, classes, rows, columns, ranges)
         self.kernels.each("shortlist_classes", self.blocks, ranges, classes, self.blocks, cutoff, *shortlists)
-        self.kernels.each("classify", self.rows.tiles * self.columns.runs, semantic, classes, rows, columns, *shortlists, *maps, area)
+        self.kernels.each("classify", runs, semantic, classes, rows, columns, *shortlists, *maps, area)
         self.kernels.each("total_area", 256, area)
 
     def measure_free(self) -> Array:
@@ -233,7 +234,12 @@ class Fusion(ABC):
         self.owners = self.candidates(outputs)
         self.stripes = stripes = 16 if self.owners <= 1024 else 1
         self.kernels: Kernels = device.kernels(
-            KERNELS / self.source, LOGIT=LOGIT[logit], TILE=self.rows.side, RUN=self.columns.run, STRIPES=stripes, **self.defines()
+            KERNELS / self.source,
+            LOGIT=LOGIT[logit],
+            TILE=self.rows.side,
+            RUN=self.columns.run,
+            STRIPES=stripes,
+            **self.defines(),
         )
         self.thing = device.upload(self.taxonomy.table("thing").astype(np.uint8))
         cleared, other = self.buffers(outputs)

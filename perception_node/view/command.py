@@ -77,6 +77,7 @@ def save(messages: Messages, calibration: CalibrationOptions, file: Path) -> Non
         recording.save(part)
         with _until_interrupted() as check:
             _show(messages._replace(playing=FROM_THE_FIRST), recording, calibration, check)
+        recording.flush()
         recording.disconnect()
         part.rename(file)
     finally:

@@ -1,5 +1,6 @@
 """The server of the view, and its page in a browser, where there is one."""
 
+import gzip
 import os
 import shutil
 import signal
@@ -9,7 +10,8 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
@@ -79,6 +81,23 @@ def test_the_page_may_load_nothing_from_elsewhere():
     assert "https:" not in policy
     with pytest.raises(OSError, match="refused"):
         urlopen(page.url)
+
+
+def test_the_viewers_files_are_sent_compressed_and_once():
+    with server(free_address()) as page:
+        url = page.url.partition("?")[0] + "re_viewer_bg.wasm"
+        with urlopen(Request(url, headers={"Accept-Encoding": "gzip"})) as answer:
+            packed, tag = answer.read(), answer.headers["ETag"]
+            assert answer.headers["Content-Encoding"] == "gzip"
+        with urlopen(url) as answer:
+            whole = answer.read()
+        assert whole == gzip.decompress(packed)
+        assert whole[:4] == b"\0asm"
+        assert len(packed) < len(whole) / 2
+        with pytest.raises(HTTPError, match="304"):
+            urlopen(Request(url, headers={"If-None-Match": tag}))
+        with pytest.raises(HTTPError, match="404"):
+            urlopen(page.url.partition("?")[0] + "nothing")
 
 
 def test_a_server_that_is_killed_is_said():

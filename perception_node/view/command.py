@@ -10,6 +10,7 @@ from threading import Event
 from typing import NamedTuple
 
 import rerun as rr
+from tqdm import tqdm
 
 from perception_node.bags import is_bag
 from perception_node.calibration_input import CalibrationOptions
@@ -73,6 +74,8 @@ def save(messages: Messages, calibration: CalibrationOptions, file: Path) -> Non
     """Writes what is shown to an .rrd file, which appears when it is complete; when interrupted, it is."""
     recording = rr.RecordingStream(APPLICATION)
     part = file.with_name(f".{file.name}.part")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part.touch()  # Python's error, if it cannot be written
     try:
         recording.save(part)
         with _until_interrupted() as check:
@@ -95,9 +98,12 @@ def serve(messages: Messages, calibration: CalibrationOptions, address: Address)
         print(f"open {page.url}\nCtrl-C ends", flush=True)
         recording = rr.RecordingStream(APPLICATION)
         recording.connect_grpc(page.data_url)
-        _show(messages, recording, calibration, check, page.check)
-        print("that was all; the page stays until Ctrl-C", flush=True)
-        page.wait()
+        try:
+            _show(messages, recording, calibration, check, page.check)
+            print("that was all; the page stays until Ctrl-C", flush=True)
+            page.wait()
+        finally:
+            recording.disconnect()  # before the server ends, or it complains
 
 
 def serve_file(file: Path, address: Address) -> None:
@@ -131,7 +137,7 @@ def _show(
                 entities.take(topic, type_, read())
             except (BadImage, BadCalibration) as error:
                 if not left_out[topic]:
-                    print(f"\n{topic}: left out: {error}", file=sys.stderr)
+                    _say(f"{topic}: left out: {error}")
                 left_out[topic] += 1
             if entities.shown != laid_out:
                 laid_out = entities.shown
@@ -139,9 +145,9 @@ def _show(
         recording.flush(timeout_sec=_SENT_WITHIN_S)
     finally:
         for topic, count in left_out.items():
-            print(f"{topic}: {count} message{'s' if count > 1 else ''} left out", file=sys.stderr)
+            _say(f"{topic}: {count} message{'s' if count > 1 else ''} left out")
         if not entities.shown.in_metres:
-            print(f"nothing in metres: {entities.no_metres}", file=sys.stderr)
+            _say(f"nothing in metres: {entities.no_metres}")
 
 
 @contextmanager
@@ -161,7 +167,12 @@ def _until_interrupted() -> Iterator[Callable[[], None]]:
     try:
         yield check
     except KeyboardInterrupt:
-        print("\ninterrupted", file=sys.stderr)
+        _say("interrupted")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _say(text: str) -> None:
+    """Not print, which would end up in the middle of a progress bar."""
+    tqdm.write(text, file=sys.stderr)

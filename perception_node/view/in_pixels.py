@@ -33,6 +33,7 @@ _CLASSES_OPACITY = 0.5
 LINE, _THIN_LINE = rr.Radius.ui_points(1.5), rr.Radius.ui_points(0.5)
 _NAMED_FROM = 1 / 16
 """Of the image's width. Names of smaller, far objects would hide the scene."""
+_TRACK_FIELDS = ("id", "u", "v", "du", "dv", "x", "y", "z", "vx", "vy")
 _TRAIL_S = 2.0
 
 
@@ -169,17 +170,24 @@ def tracks(message: Any, node: SeenNode) -> Drawing:
 
 
 def tracks_of(message: Any) -> np.ndarray:
-    """(N,) of TRACK in a sensor_msgs/PointCloud2.
+    """(N,) with the fields of a sensor_msgs/PointCloud2, by their names: older recordings have fewer of TRACK.
 
     Raises:
-        BadImage: it has other fields.
+        BadImage: it is no ~/tracks.
     """
-    data = np.frombuffer(message.data, np.uint8)
-    if message.point_step != TRACK.itemsize or data.size != message.width * TRACK.itemsize:
-        raise BadImage(
-            "point_step", f"{message.point_step}, {data.size} bytes in all; expected: {TRACK.itemsize} a track"
-        )
-    return data.view(TRACK)
+    fields = {each.name: each for each in message.fields}
+    if missing := [name for name in _TRACK_FIELDS if name not in fields]:
+        raise BadImage("fields", f"no {', '.join(missing)}; expected: what ~/tracks has")
+    point = {
+        "names": [*_TRACK_FIELDS],
+        "formats": [TRACK[name] for name in _TRACK_FIELDS],
+        "offsets": [fields[name].offset for name in _TRACK_FIELDS],
+        "itemsize": message.point_step,
+    }
+    try:
+        return np.frombuffer(bytes(message.data), np.dtype(point))
+    except ValueError as error:
+        raise BadImage("point_step", f"{message.point_step}, {len(message.data)} bytes in all: {error}") from error
 
 
 def instance_colors(ids: Iterable[int]) -> np.ndarray:

@@ -139,6 +139,16 @@ def test_a_bag_of_something_else_is_refused_and_nothing_is_written(tmp_path):
     assert not [*tmp_path.glob("*.rrd*"), *tmp_path.glob(".*part")]
 
 
+def test_a_folder_that_is_missing_is_made_and_one_that_cannot_be_is_said(tmp_path):
+    bag = write_bag(tmp_path / "bag", street_messages(1, MAKE))
+    saved(tmp_path / "new" / "drive.rrd", bag)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["drive.rrd"]
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(main, ["view", str(bag), "--save", str(tmp_path / "file" / "drive.rrd")])
+    assert result.exit_code == 1
+    assert f"Error: [Errno 17] File exists: '{tmp_path / 'file'}'" in result.output
+
+
 class Recorded:
     """Entities, and what they logged."""
 
@@ -209,6 +219,19 @@ def test_a_track_leaves_its_way_of_the_last_seconds_and_none_from_the_future():
     gone.width, gone.data = 0, gone.data[:0]
     in_pixels.tracks(gone, node)
     assert node.trails == {}
+
+
+def test_tracks_with_other_fields_are_read_by_name_or_refused():
+    (message,) = tracks(1)
+    message.fields = [each for each in message.fields if each.name not in ("age", "score")]
+    assert in_pixels.tracks_of(message)["u"] == 28
+    message.fields[0].name = "range"
+    with pytest.raises(BadImage, match="no x; expected: what ~/tracks has"):
+        in_pixels.tracks_of(message)
+    (message,) = tracks(1)
+    message.data = message.data[:-1]
+    with pytest.raises(BadImage, match="point_step"):
+        in_pixels.tracks_of(message)
 
 
 def test_free_space_has_no_edge_where_no_ground_is_seen():

@@ -25,10 +25,15 @@ MOTION = np.dtype([(name, np.int64) for name in ("scale_x", "offset_x", "scale_y
 
 MAX_MATCHED = 1000
 """Instances that are looked for among as many tracks: the largest. Any others begin tracks."""
-GATE = 5.99
-"""Squared Mahalanobis distance of a box's centre: 95 % of what two normally distributed numbers have is below it."""
-MIN_SIZE_RATIO = 0.5
-"""Of the widths, and of the heights, of boxes that are one object's, where no mask tells."""
+GATE = 9.21
+"""Squared Mahalanobis distance of a box's centre: 99 % of what two normally distributed numbers have is below it."""
+MIN_SIZE_RATIO = 0.2
+"""Of the widths, and of the heights, of boxes that are one object's, where no mask tells: most of it may have been
+hidden, or be so now."""
+
+TRUST_HITS = 3
+"""After so many sightings a track's motion is known so well that masks which meet there count half as much as they ever
+will; after the first a quarter."""
 
 BOX_SIGMA = 0.05
 """Standard deviation of a box's numbers, in parts of its size; DeepSORT's. At least MIN_SIGMA_PX."""
@@ -120,11 +125,12 @@ class InstanceMaps:
 def track_fields(n_classes: int) -> list[tuple]:
     """Fields of an array of tracks that association looks at.
 
-    instance: its id in the frame before, 0 if it was not seen there. votes: for each class. last_s: when it was last
-    seen. seen: its box then. box: the filtered one, at the new frame's time.
+    instance: its id in the frame before, 0 if it was not seen there. hits: frames that it was seen in. votes: for each
+    class. last_s: when it was last seen. seen: its box then. box: the filtered one, at the new frame's time.
     """
     return [
         ("instance", np.uint16),
+        ("hits", np.int64),
         ("votes", np.float64, (n_classes,)),
         ("last_s", np.float64),
         ("seen", np.float64, (4,)),
@@ -157,7 +163,7 @@ class Association:
             before: uint16 (H, W), the instance map of the frame before, on the device.
             now: the new frame's.
             min_overlap: least intersection over union of masks that are one object's. It counts in full where the track
-                was never seen as another class, and half where never as this one.
+                was seen for long and never as another class, half where never as this one, a quarter where only once.
 
         Returns:
             int (N,), the index of each instance's track, -1 where it has none.
@@ -172,7 +178,9 @@ class Association:
             votes = tracks["votes"][rows]
             agreement = votes[:, instances.class_id[columns]] / votes.sum(axis=1, keepdims=True)
             if by == "masks":
-                similarity = self._overlap(tracks[rows], instances, columns, before, now) * (1 + agreement) / 2
+                trust = tracks["hits"][rows, None] / (tracks["hits"][rows, None] + TRUST_HITS)
+                overlap = self._overlap(tracks[rows], instances, columns, before, now)
+                similarity = overlap * np.minimum(trust, (1 + agreement) / 2)
                 similarity[similarity < min_overlap] = 0
             else:
                 similarity = closeness(tracks["box"][rows], instances.box[columns]) * agreement
@@ -236,13 +244,15 @@ def motions_of(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def scale(boxes: np.ndarray) -> np.ndarray:
-    """What each of a box's numbers' uncertainty goes by: for x and width the width, for y and height the height."""
-    return np.maximum(boxes[..., [2, 3, 2, 3]], MIN_SIZE_PX)
+    """What each of a box's numbers' uncertainty goes by: width and height by themselves, the centre by the longer one."""
+    sizes = boxes[..., 2:]
+    longer = sizes.max(axis=-1, keepdims=True)
+    return np.maximum(np.concatenate([longer, longer, sizes], axis=-1), MIN_SIZE_PX)
 
 
 def sigma(boxes: np.ndarray) -> np.ndarray:
     """Standard deviation of the numbers of boxes that were seen."""
-    return np.maximum(BOX_SIGMA * scale(boxes), MIN_SIGMA_PX)
+    return np.maximum(BOX_SIGMA * boxes[..., [2, 3, 2, 3]], MIN_SIGMA_PX)
 
 
 def table(dtype: type, ids: Any, values: Any) -> np.ndarray:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from perception_node.association import Association, InstanceMaps, Instances, scale, sigma, table, track_fields
+from perception_node.camera_motion import speed_at
 from perception_node.device import Array, Device
 from perception_node.errors import UserError
 from perception_node.kalman import MOVING, predict, start, update
@@ -26,9 +27,10 @@ EPSILON_S = 1e-6
 """What rounding adds to a sum of steps."""
 VOTE_DECAY, MIN_VOTE = 0.9, 0.01
 """What a vote for a class is worth one sighting later, and at least at first."""
-SPEED_SIGMA, BOX_NOISE = 4.0, 1.0
-"""Of a box's numbers, in parts of its size: the standard deviation of its first speed, a second, and the square root of
-its acceleration's spectral density. About DeepSORT's at 30 frames a second, but the first: parked cars pass quickly."""
+SPEED_SIGMA, BOX_NOISE = np.array([4.0, 4.0, 1.0, 1.0]), 1.0
+"""Of a box's numbers, in parts of its size: the standard deviation of their first speeds, a second, and the square root of
+their accelerations' spectral density. About DeepSORT's at 30 frames a second, but the first: parked cars pass quickly.
+Sizes double in a second at most; where they change faster something else comes in between."""
 GROUND_SPEED_SIGMA, GROUND_NOISE = 10.0, 2.0
 """The same of positions, in metres: cars accelerate by some m/s² for about a second."""
 MAX_SPEED_SIGMA_M_S = 3.0
@@ -45,7 +47,7 @@ class TrackingOptions:
         min_hits: frames that an object must be seen in to be remembered when it is not. Its id is for good from the
             first one.
         max_lost_s: seconds that it is remembered.
-        min_overlap: least intersection over union of masks that are one object's.
+        min_overlap: least intersection over union of masks that are one object's, where it is known for long.
 
     Raises:
         UserError: one of them is out of its range.
@@ -129,7 +131,6 @@ class Tracker:
             [
                 *track_fields(len(taxonomy)),
                 ("id", np.uint16),
-                ("hits", np.int64),
                 ("first_s", np.float64),
                 ("vote_weight", np.float64),
                 ("located_s", np.float64),
@@ -221,6 +222,8 @@ class Tracker:
         variance = sigma(instances.box) ** 2
         first = start(instances.box, variance, (SPEED_SIGMA * scale(instances.box)) ** 2)
         seen["box"] = np.where(is_new[:, None], first, update(seen["box"], instances.box, variance))
+        if is_new.any():
+            seen["box"]["speed"][is_new, :2] = speed_at(instances.box[is_new], seen[~is_new], self._size[1])
         tracks[rows] = seen
 
         is_kept = (tracks["instance"] > 0) | (tracks["hits"] >= self.options.min_hits)

@@ -7,6 +7,7 @@ from oracles import tracking as oracle
 
 from perception_node import kalman
 from perception_node.association import MOTION, InstanceMaps, Instances, closeness, motions_of, table
+from perception_node.camera_motion import speed_at
 from perception_node.device import open_device
 from perception_node.panoptic import Segment
 
@@ -126,13 +127,26 @@ def test_close_boxes_are_likelier_than_far_ones_and_beyond_the_gate_nothing_is()
     box = (50, 50, 20, 20)
     assert closeness_of(box, box) == 1
     assert closeness_of(box, (51, 51, 20, 20)) == pytest.approx(np.exp(-1))
-    assert closeness_of(box, (50, 52.44, 20, 20)) > 0
-    assert closeness_of(box, (50, 52.46, 20, 20)) == 0
-    assert closeness_of(box, (50, 52.46, 20, 20), variance=0.1) > 0
+    assert closeness_of(box, (50, 53.03, 20, 20)) > 0
+    assert closeness_of(box, (50, 53.04, 20, 20)) == 0
+    assert closeness_of(box, (50, 53.04, 20, 20), variance=0.1) > 0
 
 
 def test_boxes_of_very_different_size_are_not_one_objects():
     box = (50, 50, 20, 20)
     assert closeness_of(box, (50, 50, 20, 10)) == 0.5
-    assert closeness_of(box, (50, 50, 20, 9.9)) == 0
-    assert closeness_of(box, (50, 50, 41, 20)) == 0
+    assert closeness_of(box, (50, 50, 20, 3.9)) == 0
+    assert closeness_of(box, (50, 50, 101, 20)) == 0
+
+
+def test_a_new_object_is_as_fast_as_the_others_around_it():
+    """The camera turns by 40 pixels a second and drives ahead, which is 100 more at the image's right border."""
+    tracks = np.zeros(3, [("hits", np.int64), ("box", kalman.MOVING, (4,))])
+    tracks["hits"] = 9
+    tracks["box"]["value"] = [(50, 50, 20, 20), (100, 50, 20, 20), (150, 50, 20, 20)]
+    tracks["box"]["speed"][:, 0] = [-10, 40, 90]
+    boxes = np.array([(200, 50, 4, 20), (100, 50, 4, 20)], np.float64)
+    np.testing.assert_allclose(speed_at(boxes, tracks, 200), [(140, 0), (40, 0)], atol=5)
+    tracks["hits"] = 2  # may be wrong
+    np.testing.assert_array_equal(speed_at(boxes, tracks, 200), np.zeros((2, 2)))
+    np.testing.assert_array_equal(speed_at(boxes, tracks[:0], 200), np.zeros((2, 2)))

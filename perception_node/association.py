@@ -244,7 +244,7 @@ def motions_of(before: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def scale(boxes: np.ndarray) -> np.ndarray:
-    """What each of a box's numbers' uncertainty goes by: width and height by themselves, the centre by the longer one."""
+    """What the uncertainty of a box's numbers goes by: that of width and height by each, the centre's by the longer."""
     sizes = boxes[..., 2:]
     longer = sizes.max(axis=-1, keepdims=True)
     return np.maximum(np.concatenate([longer, longer, sizes], axis=-1), MIN_SIZE_PX)

@@ -13,7 +13,7 @@ MIN_HITS = 3
 OWN_SPEED = 1 / 16
 """Widths of the image a second that things move by themselves, as a standard deviation: who walks, 20 m away."""
 RIDGE = 0.5
-"""Widths of the image a second of turn, and of spread at its borders; with a lens of 56 degrees, 28 degrees a second."""
+"""Widths of the image a second of turn, and of spread at its borders; 28 degrees a second for a lens of 56."""
 
 
 def speed_at(boxes: np.ndarray, tracks: np.ndarray, width: int) -> np.ndarray:

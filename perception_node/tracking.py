@@ -28,9 +28,9 @@ EPSILON_S = 1e-6
 VOTE_DECAY, MIN_VOTE = 0.9, 0.01
 """What a vote for a class is worth one sighting later, and at least at first."""
 SPEED_SIGMA, BOX_NOISE = np.array([4.0, 4.0, 1.0, 1.0]), 1.0
-"""Of a box's numbers, in parts of its size: the standard deviation of their first speeds, a second, and the square root of
-their accelerations' spectral density. About DeepSORT's at 30 frames a second, but the first: parked cars pass quickly.
-Sizes double in a second at most; where they change faster something else comes in between."""
+"""Of a box's numbers, in parts of its size: the standard deviation of their first speeds, a second, and the square root
+of their accelerations' spectral density. About DeepSORT's at 30 frames a second, but the first: parked cars pass
+quickly. Sizes seldom double in a second; where they change faster something else comes in between."""
 GROUND_SPEED_SIGMA, GROUND_NOISE = 10.0, 2.0
 """The same of positions, in metres: cars accelerate by some m/s² for about a second."""
 MAX_SPEED_SIGMA_M_S = 3.0

@@ -77,6 +77,23 @@ def test_openvino_says_what_the_fixture_says(tiny_model, threads):
 
 
 @needs_openvino
+def test_a_signal_is_survived_after_another_thread_freed_openvinos_network(tiny_model):
+    """The library's CPU plugin gives a thread a stack for signal handlers, and frees it on whatever thread."""
+    program = f"""
+import signal, threading
+from pathlib import Path
+from perception_node.engine.openvino import OpenVinoEngine
+engines = [OpenVinoEngine(Path({str(tiny_model / "model.onnx")!r}))]
+thread = threading.Thread(target=engines.clear)
+thread.start()
+thread.join()
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+    assert run_python(program).strip() == "handled"
+
+
+@needs_openvino
 def test_answers_of_openvino_stay_when_the_next_come(tmp_path):
     model = load_model()
     engine = load_engine(model, open_device(), "openvino")

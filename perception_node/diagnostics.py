@@ -1,5 +1,6 @@
 """What a node tells of itself: counts, rates, times, and whether it is well. Knows no ROS."""
 
+import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
@@ -87,7 +88,7 @@ class Diagnostics:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
-        self._clock = clock
+        self._clock, self._lock = clock, threading.Lock()
         self.counts = Counter({"received": 0, "processed": 0, **dict.fromkeys(DROPPED, 0)})
         self.timer = StageTimer()
         self._received, self._processed = Rate(clock), Rate(clock)
@@ -100,6 +101,7 @@ class Diagnostics:
         """From now on images are expected."""
         self._last_image = self._clock()
         self._health.reset()
+        self._told = self.counts.copy()
 
     def received(self) -> None:
         if not self._under_way():
@@ -116,7 +118,8 @@ class Diagnostics:
 
     def dropped(self, reason: str, why: str = "") -> None:
         """Args: reason: one of DROPPED; why: of one that was refused or failed, what is wrong."""
-        self.counts[reason] += 1
+        with self._lock:  # images fail on two threads
+            self.counts[reason] += 1
         if reason in PERCEIVED:
             self._last_end = self._clock()
         self._last_why = why or self._last_why

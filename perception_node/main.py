@@ -29,7 +29,7 @@ def main() -> int:
     """The exit status: 0 when ended by a signal, 1 for what the user got wrong; see also worker.DEVICE_FAILED."""
     use_image_profile()
     gc.disable()  # a collection can take as long as a frame: workers do it between two
-    nodes, is_up = [], False
+    nodes, threads, is_up = [], [], False
 
     def on_interrupt(*_: Any) -> None:
         """Ctrl-C ends `spin` through rclpy's own handler: an exception amid rclpy's C++ comes out as a RuntimeError."""
@@ -47,14 +47,16 @@ def main() -> int:
                 nodes.append(PerceptionNode(workers, cli_args=["--ros-args", *camera.arguments(options.namespace)]))
         else:
             nodes.append(PerceptionNode(workers))
+        failed = []
         for node in nodes:
-            if not node.start():
-                return 1 if rclpy.ok() else 0
-        others = [threading.Thread(target=spin, args=(node,), daemon=True) for node in nodes[1:]]
-        for thread in others:
-            thread.start()
-        spin(nodes[0])
-        for thread in others:
+            if node.start():
+                threads.append(start_thread(node))
+            else:
+                failed.append(node)
+        if not threads:
+            return 1 if rclpy.ok() else 0
+        threads += map(start_thread, failed)  # who is there can be mended and configured, while the others go on
+        for thread in threads:
             thread.join()
     except KeyboardInterrupt:
         pass
@@ -66,9 +68,11 @@ def main() -> int:
             rclpy.logging.get_logger(NODE).fatal(one_line(error))
             return 1
     finally:
+        rclpy.try_shutdown()
+        for thread in threads:
+            thread.join()
         for node in nodes:
             node.destroy_node()
-        rclpy.try_shutdown()
         signal.signal(signal.SIGINT, previous_handler)
         gc.enable()
     return 0
@@ -83,6 +87,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--cameras", metavar="FILE", help="YAML file of cameras: a node for each, with one engine")
     parser.add_argument("--namespace", default="", help="around the namespaces of the cameras of the file")
     return parser.parse_args(arguments)
+
+
+def start_thread(node: PerceptionNode) -> threading.Thread:
+    """The thread that spins a node."""
+    thread = threading.Thread(target=spin, args=(node,), daemon=True)
+    thread.start()
+    return thread
 
 
 def spin(node: PerceptionNode) -> None:

@@ -74,7 +74,7 @@ class PerceptionNode(LifecycleNode):
     """
 
     def __init__(self, workers: Workers | None = None, **options: Any) -> None:
-        self.state = UNCONFIGURED
+        self.state, self._why_not = UNCONFIGURED, ""
         self._workers = workers or Workers()
         self._worker: Worker | None = None
         self._make = MessageFactory.rclpy()
@@ -227,6 +227,7 @@ class PerceptionNode(LifecycleNode):
         try:
             work()
         except Exception as error:
+            self._why_not = f"cannot become {state}: {one_line(error)}"
             if self.context.ok():
                 # A trace is for what nobody has thought of.
                 is_known = isinstance(error, (UserError, ParameterException, MemoryError))
@@ -237,7 +238,7 @@ class PerceptionNode(LifecycleNode):
                 return TransitionCallbackReturn.ERROR
             undo()
             return TransitionCallbackReturn.FAILURE
-        self.state = state
+        self.state, self._why_not = state, ""
         return TransitionCallbackReturn.SUCCESS
 
     def _configure(self) -> None:
@@ -252,14 +253,15 @@ class PerceptionNode(LifecycleNode):
         self._make_tracker()
         self._make_grounds()
         for name, output in ALL_OUTPUTS.items():
-            for each, topic in ((output, name), (output.compressed, f"{name}/compressed")):
+            topic = self.resolve_topic_name(f"~/{name}")  # with what remaps it, for both
+            for each, suffix in ((output, ""), (output.compressed, "/compressed")):
                 if each is None:
                     continue
                 if self._make.knows(each.type):
-                    publisher = self.create_publisher(self._make.message_class(each.type), f"~/{topic}", OUTPUT_QOS)
+                    publisher = self.create_publisher(self._make.message_class(each.type), topic + suffix, OUTPUT_QOS)
                     self._outputs.append((name, each, publisher))
                 else:
-                    self.get_logger().warning(f"{each.type} is not installed: no ~/{topic}")
+                    self.get_logger().warning(f"{each.type} is not installed: no ~/{name}{suffix}")
         label_info = self._make.label_info(self._make.header(self.get_clock().now().nanoseconds, ""), model.taxonomy)
         self._label_info = self.create_publisher(type(label_info), f"~/{LABEL_INFO}", LATCHED_QOS)
         self._label_info.publish(label_info)
@@ -280,9 +282,11 @@ class PerceptionNode(LifecycleNode):
         self.get_logger().info(f"active: waiting for {self._image_topic()}")
 
     def _image_topic(self) -> str:
-        """As image_transport has it: what is remapped is the name without the transport's."""
+        """As image_transport has it: what is remapped is the name without the transport's; with it, it is taken too."""
         transport = self._settings["image_transport"]
-        return self.resolve_topic_name(IMAGE) + ("" if transport == "raw" else f"/{transport}")
+        name = self.resolve_topic_name(IMAGE)
+        suffix = "" if transport == "raw" or name.endswith(f"/{transport}") else f"/{transport}"
+        return self.resolve_topic_name(name + suffix)
 
     def _deactivate(self) -> None:
         for subscription in (*self._inputs, *self._transform_inputs.values()):
@@ -314,6 +318,9 @@ class PerceptionNode(LifecycleNode):
         """Makes changed parameters work that are not looked up for each frame."""
         if "diagnostics_period" in changes:
             self._diagnostics_timer.timer_period_ns = int(changes["diagnostics_period"] * 1e9)
+            self._diagnostics_timer.reset()  # or the one under way is waited for as long as before
+        if "max_rate" in changes:
+            self._not_before = 0.0
         if "priority" in changes and self.state == ACTIVE:
             self._worker.set_priority(self, changes["priority"])
         if any(name.startswith(FUSION) for name in changes):
@@ -381,7 +388,7 @@ class PerceptionNode(LifecycleNode):
 
     def _publish_diagnostics(self) -> None:
         topic = self._image_topic()
-        level, message = Level.OK, self.state
+        level, message = (Level.ERROR, self._why_not) if self._why_not else (Level.OK, self.state)
         if self.state == ACTIVE:
             self._follow_transforms()  # by now it may be known
             level, message = self._figures.health(topic, self._settings["camera_timeout"], self._metric_warnings())

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 
 from perception_node.calibration_input import BASE_FRAME, CalibrationOptions
@@ -203,7 +204,11 @@ class Parameters:
     def _declare(self, parameters: Iterable[Parameter]) -> None:
         for parameter in parameters:
             self._known[parameter.name] = parameter
-            self._node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+            try:
+                self._node.declare_parameter(parameter.name, parameter.default, parameter.descriptor())
+            except ParameterException:
+                del self._known[parameter.name]
+                raise
 
     def _on_set(self, parameters: Iterable[Any]) -> SetParametersResult:
         changes = {parameter.name: parameter.value for parameter in parameters if parameter.name in self._known}
@@ -219,7 +224,8 @@ class Parameters:
                 check_options(self._model.family, options)
             self._values = values
             if changes and changes.keys() <= before.keys():  # not what is only being declared
-                self.grid_options()
+                if changes.keys() & GRID:
+                    self.grid_options()
                 self._apply(changes)
         except UserError as error:
             self._values = before

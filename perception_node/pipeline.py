@@ -169,13 +169,19 @@ class Pipeline:
     def warm_up(self) -> None:
         """Runs twice on a grey image, so that the first real frame is not the slow one. Leaves no trace in `timer`.
 
-        What depends on the camera's encoding and size is yet to come: a first frame of another encoding than bgr8 may
-        wait for the compiler, once on a machine.
+        A first frame of another encoding than bgr8, or much larger, may yet wait for the compiler: see compile_all.
         """
         timer, self.timer = self.timer, StageTimer()
         for _ in range(2):
             self(np.full((*self.model.input.size_hw, 3), 127, np.uint8))
         self.timer = timer
+
+    def compile_all(self) -> None:
+        """After warm_up: has all kernels there that an image can need, whatever its encoding and size, so that it waits
+        for no compiler, and holds up no other camera's. Takes seconds, once on a machine.
+        """
+        self._preprocess.compile_all()
+        self._fusion.compile_all()
 
 
 def perceive_together(

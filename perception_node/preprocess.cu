@@ -4,8 +4,8 @@
 //   ENCODING  how pixels lie in the bytes: PACKED, YUV422 or BAYER
 //   CHANNELS  PACKED: bytes of a pixel: 1 grey, 3 colours, or 4 of which the last is not looked at
 //   LUMA      YUV422: the first luma byte of a pair of pixels, 1 in UYVY, 0 in YUYV
-//   RED       BAYER: which of a cell's four pixels (upper left, upper right, lower left, lower right) is red
-//   DEPTH     BAYER: bytes of a sample; HIGH: which of them counts
+//   RED       BAYER: which of a cell's two columns red is in
+//   DEPTH     BAYER: bytes of a sample
 //   NUMBER    float or __half: the element type of the tensor
 //   RUN       pixels of a row that one thread makes: 1, or so many that loops over them are worth vectorising
 //
@@ -32,9 +32,6 @@
 #ifndef DEPTH
 #define DEPTH 1
 #endif
-#ifndef HIGH
-#define HIGH 0
-#endif
 #ifndef NUMBER
 #define NUMBER float
 #endif
@@ -48,6 +45,8 @@ struct Image {
     const uint8* bytes;  // (height, step)
     long long step;      // bytes from one row to the next
     int height, width;
+    int high;     // BAYER: which of a sample's bytes counts
+    int red_row;  // BAYER: which of a cell's two rows red is in
 };
 
 // How one axis of the tensor samples the image's; from preprocess.py.
@@ -113,10 +112,10 @@ __device__ inline Color color_at(const Image& image, int y, int x) {
 // The rows above and below; beyond the edge the image is mirrored, so that every sample has the colour it should.
 __device__ inline const uint8* mosaic_row(const Image& image, int y) {
     y = y < 0 ? 1 : y < image.height ? y : image.height - 2;
-    return image.bytes + y * image.step + HIGH;
+    return image.bytes + y * image.step + image.high;
 }
 
-__device__ inline bool is_red_row(int y) { return y % 2 == RED / 2; }
+__device__ inline bool is_red_row(const Image& image, int y) { return y % 2 == image.red_row; }
 
 // Bilinear demosaicing: what a pixel lacks is the mean of the nearest samples that have it.
 //   left, x, right: columns; red_row, red_column: whether red lies in that pixel's row and column
@@ -136,7 +135,7 @@ __device__ inline Color demosaic(const uint8* __restrict__ above, const uint8* _
 __device__ inline Color color_at(const Image& image, int y, int x) {
     const int left = x > 0 ? x - 1 : 1, right = x + 1 < image.width ? x + 1 : image.width - 2;
     return demosaic(mosaic_row(image, y - 1), mosaic_row(image, y), mosaic_row(image, y + 1), left, x, right,
-                    is_red_row(y), x % 2 == RED % 2);
+                    is_red_row(image, y), x % 2 == RED);
 }
 
 #endif
@@ -211,15 +210,15 @@ __device__ inline void demosaic_row(const Image& image, int y, int begin, int en
     uint8* __restrict__ const inner = memory + first - begin;
     for (int i = 0; i < pairs; i++) {
         const int x = first + 2 * i;
-        keep(demosaic(above, row, below, x - 1, x, x + 1, red_row, RED % 2 == 0), inner, 2 * i);
-        keep(demosaic(above, row, below, x, x + 1, x + 2, red_row, RED % 2 == 1), inner, 2 * i + 1);
+        keep(demosaic(above, row, below, x - 1, x, x + 1, red_row, RED == 0), inner, 2 * i);
+        keep(demosaic(above, row, below, x, x + 1, x + 2, red_row, RED == 1), inner, 2 * i + 1);
     }
     for (int x = begin; x < first && x < end; x++) keep(color_at(image, y, x), memory, x - begin);
     for (int x = first + 2 * pairs; x < end; x++) keep(color_at(image, y, x), memory, x - begin);
 }
 
 __device__ inline const uint8* decode_row(const Image& image, int y, int begin, int end, uint8* __restrict__ memory) {
-    if (is_red_row(y))
+    if (is_red_row(image, y))
         demosaic_row<true>(image, y, begin, end, memory);
     else
         demosaic_row<false>(image, y, begin, end, memory);
@@ -301,8 +300,8 @@ __device__ inline void make_run(const Image& image, const Axis& rows, const Axis
 // rows.pixels x columns.pixels, 0 around it.
 //   one thread for each RUN pixels of a row; reads a byte once where nothing is resampled, else again for each pixel
 //   that it adds to (mostly from cache), writes 3 NUMBERs a pixel, neighbouring threads to neighbouring addresses
-extern "C" __global__ void preprocess(const uint8* __restrict__ bytes, long long step, Axis rows, Axis columns,
-                                      Planes planes, NUMBER* __restrict__ tensor) {
+extern "C" __global__ void preprocess(const uint8* __restrict__ bytes, long long step, int high, int red_row,
+                                      Axis rows, Axis columns, Planes planes, NUMBER* __restrict__ tensor) {
     const int runs = (planes.width + RUN - 1) / RUN, thread = blockIdx.x * blockDim.x + threadIdx.x;
     if (thread >= planes.height * runs) return;
     const int y = thread / runs, x0 = (thread - y * runs) * RUN;
@@ -313,7 +312,7 @@ extern "C" __global__ void preprocess(const uint8* __restrict__ bytes, long long
         NUMBER* __restrict__ const row = tensor + ((long long)c * planes.height + y) * planes.width;
         for (int x = x1; x < last; x++) put(row + x, 0.0f);
     }
-    const Image image = {bytes, step, rows.samples, columns.samples};
+    const Image image = {bytes, step, rows.samples, columns.samples, high, red_row};
 #if RUN == 1
     if (x0 < x1) make_pixel(image, rows, columns, planes, y, x0, tensor);
 #else

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from perception_node.device import Array, Device
+from perception_node.device import Array, Device, Kernels
 from perception_node.image import ENCODINGS, CameraImage
 from perception_node.model import InputSpec
 
@@ -117,12 +117,10 @@ class Preprocess:
 
     def _prepare(self, image: CameraImage) -> None:
         device, spec = self._device, self._spec
-        run = device.pixels_per_thread
-        defines = {"NUMBER": NUMBER[self._dtype], "RUN": run, **_defines(image)}
-        self._kernels = device.kernels(KERNEL, **defines)
+        self._kernels = self._compiled(image.encoding)
         image_hw = image.height, image.width
         self.geometry = fit(image_hw, spec.size_hw, spec.resize)
-        self._threads = spec.size_hw[0] * -(-spec.size_hw[1] // run)
+        self._threads = spec.size_hw[0] * -(-spec.size_hw[1] // device.pixels_per_thread)
         self._data = device.empty(image.data.size, np.uint8)
         self._tables, axes = [], []
         for samples, scale in zip(image_hw, self.geometry.scale_yx, strict=True):
@@ -134,16 +132,30 @@ class Preprocess:
         mean, std = np.float64(spec.mean), np.float64(spec.std)
         is_reversed = image.encoding.startswith("bgr") != (spec.color == "bgr")
         planes = np.array((1 / std, mean / std, is_reversed, *spec.size_hw), PLANES)
-        self._arguments = np.int64(image.step), *axes, planes
+        high_byte = 0 if image.is_bigendian else ENCODINGS[image.encoding].depth - 1
+        red_row = _red(image.encoding) // 2 if image.encoding.startswith("bayer") else 0
+        self._arguments = np.int64(image.step), high_byte, red_row, *axes, planes
+
+    def _compiled(self, encoding: str) -> Kernels:
+        defines = _defines(encoding)
+        return self._device.kernels(KERNEL, NUMBER=NUMBER[self._dtype], RUN=self._device.pixels_per_thread, **defines)
+
+    def compile_all(self) -> None:
+        """Has the kernels there for every encoding, so that no image waits for the compiler."""
+        for encoding in ENCODINGS:
+            self._compiled(encoding)
 
 
-def _defines(image: CameraImage) -> dict[str, str | int]:
+def _defines(encoding: str) -> dict[str, str | int]:
     """How the kernel finds the pixels in the bytes."""
-    encoding = ENCODINGS[image.encoding]
-    if image.encoding.startswith("bayer"):
-        red = image.encoding.removeprefix("bayer_").index("r")
-        high_byte = 0 if image.is_bigendian else encoding.depth - 1
-        return {"ENCODING": "BAYER", "RED": red, "DEPTH": encoding.depth, "HIGH": high_byte}
-    if encoding.channels == 2:
-        return {"ENCODING": "YUV422", "LUMA": int(image.encoding in ("yuv422", "uyvy"))}
-    return {"ENCODING": "PACKED", "CHANNELS": encoding.channels}
+    channels, depth = ENCODINGS[encoding].channels, ENCODINGS[encoding].depth
+    if encoding.startswith("bayer"):
+        return {"ENCODING": "BAYER", "RED": _red(encoding) % 2, "DEPTH": depth}
+    if channels == 2:
+        return {"ENCODING": "YUV422", "LUMA": int(encoding in ("yuv422", "uyvy"))}
+    return {"ENCODING": "PACKED", "CHANNELS": channels}
+
+
+def _red(encoding: str) -> int:
+    """Which pixel of a Bayer cell is red: upper left, upper right, lower left or lower right."""
+    return encoding.removeprefix("bayer_").index("r")

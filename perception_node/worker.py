@@ -192,16 +192,18 @@ class Worker:
         try:
             for pipeline, seen in perceive_together(images):
                 _resume(waiting.pop(pipeline), seen)
-        except DeviceError as error:
+        except Exception as error:  # the device's, or the network's, which may lack memory
             for perceiving in waiting.values():
                 _resume(perceiving, error)
-            raise
+            if isinstance(error, DeviceError):
+                raise
 
     def _open(self, camera: Camera) -> None:
         pipeline = self._engine.another()
         if camera.fusion:
             pipeline.set_fusion(**camera.fusion)
         pipeline.warm_up()
+        pipeline.compile_all()
         pipeline.timer = camera.timer
         self._pipelines[camera] = pipeline
         if not gc.isenabled():

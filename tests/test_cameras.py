@@ -25,6 +25,7 @@ from test_lifecycle import (  # noqa: E402
     stopped,  # noqa: F401
 )
 
+from perception_node.image import ENCODINGS  # noqa: E402
 from perception_node.worker import Workers  # noqa: E402
 
 pytestmark = pytest.mark.ros
@@ -181,6 +182,37 @@ def test_cameras_of_different_rates_both_get_their_newest(front_and_rear, stoppe
     assert fast["class_map"].stamps()[0] == 0
     assert fast["class_map"].stamps()[-1] == 15
     assert len(fast["class_map"].stamps()) == 3
+
+
+def test_a_network_that_fails_in_one_cameras_turn_does_not_fail_in_anothers(front_and_rear, monkeypatch):
+    front, rear = front_and_rear
+    start(front)
+    outputs = start(rear)
+
+    def fail(*_):
+        monkeypatch.undo()
+        raise MemoryError
+
+    monkeypatch.setattr(front._worker._engine._engine, "infer", fail)
+    send(front, 1)
+    settle(front)
+    send(rear, 2)
+    settle(rear)
+    assert counts(front) == {"received": 1, "failed": 1}
+    assert outputs["class_map"].stamps() == [2]
+
+
+@pytest.mark.parametrize("size", [(8, 8), (16, 16), (32, 32), (64, 64)])
+def test_no_image_waits_for_a_compiler(make_node, monkeypatch, size):  # noqa: F811
+    """Whatever its encoding and size: else a camera that changes them would hold up the others."""
+    node = make_node()
+    start(node)
+    monkeypatch.setattr("perception_node.device.cpu.run_compiler", lambda *_: pytest.fail("compiles"))
+    for encoding, kind in ENCODINGS.items():
+        pixels = np.zeros((*size, kind.channels), np.uint8 if kind.depth == 1 else np.uint16)
+        send(node, 1, pixels, encoding)
+        settle(node)
+    assert counts(node) == {"received": len(ENCODINGS), "processed": len(ENCODINGS)}
 
 
 def test_a_failed_device_is_renewed_for_all_cameras(front_and_rear, monkeypatch, capfd):

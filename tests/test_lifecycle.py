@@ -203,6 +203,28 @@ def test_no_memory_for_the_engine_fails_to_configure_and_leaves_nothing(node, mo
     assert node.trigger_configure() == SUCCESS
 
 
+def test_a_fusion_option_that_is_refused_fails_to_configure_and_leaves_nothing(make_node, capfd):
+    workers = Workers()
+    node = make_node(workers, **{"fusion.nms_kernel": 4})
+    assert node.trigger_configure() == FAILURE
+    assert (node.state, node._worker, workers._workers) == ("unconfigured", None, {})
+    assert "fusion.nms_kernel" in capfd.readouterr().err
+
+
+def test_diagnostics_tell_why_a_node_could_not_be_configured(node, tiny_model, monkeypatch):
+    told = []
+    monkeypatch.setattr(node, "_send", lambda _, array: told.append(array.status[0]))
+    (tiny_model / "model.yaml").rename(tiny_model / "away")
+    node.trigger_configure()
+    node._publish_diagnostics()
+    (tiny_model / "away").rename(tiny_model / "model.yaml")
+    node.trigger_configure()
+    node._publish_diagnostics()
+    assert [status.level for status in told] == [b"\2", b"\0"]
+    assert told[0].message.startswith("cannot become inactive: ")
+    assert "has no model.yaml" in told[0].message
+
+
 def test_a_camera_that_cannot_be_subscribed_to_leaves_the_node_inactive(node, monkeypatch):
     node.trigger_configure()
     with monkeypatch.context() as patch:
@@ -287,6 +309,12 @@ def test_wrong_values_are_refused_with_a_reason(node, name, value, reason):
     assert node.get_parameter(name).value == node._settings[name] == before
 
 
+def test_a_grid_that_is_wrong_from_the_start_refuses_no_other_parameter(make_node):
+    node = make_node(grid_x_min=60.0)
+    assert set_parameter(node, "min_score", 0.5) == ""
+    assert "grid_x_max" in set_parameter(node, "grid_x_min", 50.0)
+
+
 def test_of_several_values_set_at_once_a_wrong_one_refuses_all(node):
     node.trigger_configure()
     good, wrong = Parameter("min_score", value=0.5), Parameter("fusion.nms_kernel", value=2)
@@ -359,6 +387,41 @@ def test_the_transport_of_the_images_can_be_changed_while_inactive(node):
     assert topics() == {"/image/compressed"}
 
 
+@pytest.mark.parametrize(
+    ("remap", "topic"),
+    [
+        ("image:=/front/image_raw", "/front/image_raw/compressed"),
+        ("image:=/front/image_raw/compressed", "/front/image_raw/compressed"),
+        ("image/compressed:=/front/jpeg", "/front/jpeg"),
+    ],
+)
+def test_compressed_images_may_be_remapped_with_or_without_the_transport(tiny_model, remap, topic):
+    rclpy.init()
+    try:
+        words = ["-r", remap, "-p", f"model:={tiny_model}", "-p", "image_transport:=compressed"]
+        node = PerceptionNode(cli_args=["--ros-args", *words])
+        node.trigger_configure()
+        node.trigger_activate()
+        assert topic in {subscription.topic_name for subscription in node.subscriptions}
+        assert node._image_topic() == topic
+        node.destroy_node()
+    finally:
+        rclpy.try_shutdown()
+
+
+def test_what_is_remapped_is_remapped_compressed_too(tiny_model):
+    rclpy.init()
+    try:
+        words = ["-r", "~/overlay:=/seen", "-p", f"model:={tiny_model}"]
+        node = PerceptionNode(cli_args=["--ros-args", *words])
+        node.trigger_configure()
+        topics = {publisher.topic_name for publisher in node.publishers}
+        assert {"/seen", "/seen/compressed", "/perception_node/class_map/compressed"} <= topics
+        node.destroy_node()
+    finally:
+        rclpy.try_shutdown()
+
+
 # ---- frames ----
 
 
@@ -374,6 +437,8 @@ class Stopped(Pipeline):
 
     def warm_up(self):
         pass
+
+    compile_all = warm_up
 
 
 @pytest.fixture
@@ -431,6 +496,20 @@ def test_more_images_than_max_rate_are_dropped(node, monkeypatch):
     assert 9 <= sum(accepted) <= 11
     set_parameter(node, "max_rate", 0.0)
     assert all(node._is_due() for _ in range(30))
+
+
+def test_another_max_rate_counts_at_once(node):
+    start(node)
+    set_parameter(node, "max_rate", 0.001)
+    assert [node._is_due() for _ in range(3)] == [True, True, False]
+    set_parameter(node, "max_rate", 1000.0)
+    assert node._is_due()
+
+
+def test_another_period_of_the_diagnostics_counts_at_once(make_node):
+    node = make_node(diagnostics_period=60.0)
+    set_parameter(node, "diagnostics_period", 0.1)
+    assert node._diagnostics_timer.time_until_next_call() <= 0.1 * 10**9
 
 
 def test_nothing_is_computed_that_nobody_subscribes_to(node, monkeypatch):
@@ -505,6 +584,25 @@ def test_an_image_that_cannot_be_used_is_counted_and_the_next_one_is(node, monke
     settle(node)
     assert outputs["class_map"].stamps() == [2]
     assert counts(node) == {"received": 2, "processed": 1, reason: 1}
+
+
+def test_a_network_that_fails_costs_an_image_and_no_more(node, monkeypatch, capfd):
+    """As where ONNX Runtime gets no memory: another kind of exception than the device's."""
+    outputs = start(node)
+
+    def fail(*_):
+        monkeypatch.undo()
+        raise RuntimeError("Failed to allocate memory")
+
+    monkeypatch.setattr(node._worker._engine._engine, "infer", fail)
+    send(node, 1)
+    settle(node)
+    send(node, 2)
+    settle(node)
+    assert outputs["class_map"].stamps() == [2]
+    assert counts(node) == {"received": 2, "processed": 1, "failed": 1}
+    assert "image lost: RuntimeError: Failed to allocate memory" in capfd.readouterr().err
+    assert node.trigger_deactivate() == SUCCESS
 
 
 # ---- a device that fails ----

@@ -270,6 +270,28 @@ def test_cameras_of_a_file_are_nodes_of_one_process(tiny_model, tmp_path, camera
         process.communicate()
 
 
+def test_of_several_cameras_one_that_cannot_be_started_leaves_the_others(tiny_model, tmp_path, camera):
+    (tmp_path / "cameras.yaml").write_text("cameras:\n- {name: front, parameters: {model: nope}}\n- {name: rear}\n")
+    command = [sys.executable, "-m", "perception_node.main", "--cameras", str(tmp_path / "cameras.yaml")]
+    command += ["--ros-args", "-p", f"model:={tiny_model}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+    def levels():
+        return {array.status[0].name: array.status[0].message for array in camera.answers["diagnostics"]}
+
+    try:
+        camera.spin_until(lambda: len(levels()) == 2)
+        told = levels()
+        assert told[f"/front/{NODE}: perception"].startswith("cannot become inactive: model 'nope': no such folder")
+        assert told[f"/rear/{NODE}: perception"].startswith("no image")
+        status, said = stop_node(process)
+        assert status == 0, said
+        assert "Traceback" not in said
+    finally:
+        process.kill()
+        process.communicate()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

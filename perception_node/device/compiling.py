@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def cached(name: str, make: Callable[[Path], None]) -> Path:
     """
     path = cache_folder() / name
     if not path.exists():
-        part = path.with_name(f".{name}.{os.getpid()}")
+        part = path.with_name(f".{name}.{os.getpid()}.{threading.get_ident()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             make(part)

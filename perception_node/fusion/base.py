@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from perception_node.device import Array, Device, Kernels
-from perception_node.fusion.sampling import Axis, tile_side
+from perception_node.fusion.sampling import SIDES, Axis, tile_side
 from perception_node.panoptic import PanopticFrame, Segment
 from perception_node.preprocess import Geometry
 from perception_node.taxonomy import Taxonomy
@@ -211,11 +211,27 @@ class Fusion(ABC):
         """How the image samples a plane of that size which covers what the outputs cover."""
         sizes = zip(self.upscale_yx, self.output_hw, plane_hw, strict=True)
         scale_yx = tuple(upscale * output / plane for upscale, output, plane in sizes)
-        # One thread of a GPU keeps a tile in registers; one of a CPU makes vectors of what is side by side.
-        side = tile_side(*scale_yx, most=min(8, max(4, self.device.pixels_per_thread)))
-        run = max(1, min(64, self.device.pixels_per_thread) // side)
+        side = tile_side(*scale_yx, most=self._largest_side)
         rows, columns = zip(self.image_hw, plane_hw, scale_yx, strict=True)
-        return Axis(self.device, *rows, side, run), Axis(self.device, *columns, side, run)
+        return Axis(self.device, *rows, side, self._run(side)), Axis(self.device, *columns, side, self._run(side))
+
+    @property
+    def _largest_side(self) -> int:
+        """One thread of a GPU keeps a tile in registers; one of a CPU makes vectors of what is side by side."""
+        return min(8, max(4, self.device.pixels_per_thread))
+
+    def _run(self, side: int) -> int:
+        return max(1, min(64, self.device.pixels_per_thread) // side)
+
+    def _compiled(self, side: int) -> Kernels:
+        defines = {"LOGIT": LOGIT[self._logit], "STRIPES": self.stripes, **self.defines()}
+        return self.device.kernels(KERNELS / self.source, TILE=side, RUN=self._run(side), **defines)
+
+    def compile_all(self) -> None:
+        """Once an image was fused: has the kernels there for images of every size, so that none waits for the compiler."""
+        for side in SIDES:
+            if side <= self._largest_side:
+                self._compiled(side)
 
     def _prepare(self, outputs: Mapping[str, Array], geometry: Geometry) -> None:
         device = self.device
@@ -226,21 +242,14 @@ class Fusion(ABC):
         self.rows, self.columns = self.axes(self.plane(outputs))
         self.tiles = self.rows.tiles * self.columns.tiles
         self.blocks = self.rows.blocks * self.columns.blocks
-        logit = next(
+        self._logit = next(
             outputs[name].dtype
             for name, spec in self.inputs.items()
             if spec.dtype == "logit" and outputs.get(name) is not None
         )
         self.owners = self.candidates(outputs)
         self.stripes = stripes = 16 if self.owners <= 1024 else 1
-        self.kernels: Kernels = device.kernels(
-            KERNELS / self.source,
-            LOGIT=LOGIT[logit],
-            TILE=self.rows.side,
-            RUN=self.columns.run,
-            STRIPES=stripes,
-            **self.defines(),
-        )
+        self.kernels = self._compiled(self.rows.side)
         self.thing = device.upload(self.taxonomy.table("thing").astype(np.uint8))
         cleared, other = self.buffers(outputs)
         self.counters = Block(

@@ -29,6 +29,10 @@ def taps(pixels: int, samples: int, scale: float) -> tuple[np.ndarray, np.ndarra
     return low.astype(np.int32), (position - low).astype(np.float32)
 
 
+SIDES = 1, 2, 4, 8
+"""Of tiles, in pixels."""
+
+
 def tile_side(scale_y: float, scale_x: float, most: int) -> int:
     """Side of the tiles that waste least, at most `most`: about as many pixels as lie between two samples."""
     scale = (scale_y * scale_x) ** 0.5

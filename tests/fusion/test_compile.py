@@ -33,7 +33,7 @@ PREPROCESS = [
         ("__half", ("-DENCODING=PACKED",)),
         ("float", ("-DENCODING=YUV422",)),
         ("float", ("-DENCODING=BAYER",)),
-        ("float", ("-DENCODING=BAYER", "-DDEPTH=2", "-DHIGH=1", "-DRED=3")),
+        ("float", ("-DENCODING=BAYER", "-DDEPTH=2", "-DRED=1")),
     )
 ]
 TRACKING = [(association.KERNELS, ())]

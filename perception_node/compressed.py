@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from perception_node.errors import BadImage
-from perception_node.image import picture_or_none
+from perception_node.image import ENCODINGS, CameraImage, picture_or_none
 
 MAX_PIXELS = 2**25
 """Of an image that is decoded: 8K has a few less."""
@@ -21,14 +21,16 @@ _FRAME_STARTS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of JPEG's segments that hold its size, one for each way to encode."""
 
 
-def decode(data: np.ndarray) -> np.ndarray:
-    """The pixels of a JPEG or PNG image.
+def decode(data: np.ndarray, format: str = "") -> CameraImage:
+    """A JPEG or PNG image.
 
     Args:
         data: uint8 (N,).
+        format: of the sensor_msgs/CompressedImage. image_transport sends what a Bayer camera gives as a grey image, and
+            names its encoding here: "bayer_rggb8; jpeg compressed ".
 
     Returns:
-        uint8 (H, W, 3), BGR.
+        In bgr8, or in the Bayer encoding.
 
     Raises:
         BadImage: it is neither, too large, cut short, or cannot be decoded.
@@ -46,10 +48,18 @@ def decode(data: np.ndarray) -> np.ndarray:
         raise BadImage("data", f"{image}; {MAX_PIXELS} pixels are taken at most")
     if content.find(end, header_end) < 0:
         raise BadImage("data", f"{image}, cut short after {len(content)} bytes")
-    pixels = picture_or_none(cv2.imdecode, data, cv2.IMREAD_COLOR)
+    encoding = format.partition(";")[0].strip()
+    is_mosaic = encoding.startswith("bayer_") and encoding in ENCODINGS
+    # As the camera gave it: what turns it for people to look at would make it another camera's.
+    flags = cv2.IMREAD_UNCHANGED if is_mosaic else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    pixels = picture_or_none(cv2.imdecode, data, flags)
     if pixels is None:
         raise BadImage("data", f"{image} that cannot be decoded ({len(content)} bytes)")
-    return pixels
+    if not is_mosaic:
+        return CameraImage.from_bgr(pixels)
+    if pixels.ndim != 2 or pixels.itemsize != ENCODINGS[encoding].depth:
+        raise BadImage("data", f"{image} whose samples are not those of {encoding}, its format")
+    return CameraImage(pixels.reshape(-1).view(np.uint8), *pixels.shape, pixels.strides[0], encoding)
 
 
 def _png_size(content: bytes) -> tuple[int, int, int] | None:

@@ -30,7 +30,7 @@ def camera_image(message: Any) -> CameraImage:
     """
     data = np.frombuffer(message.data, np.uint8)
     if hasattr(message, "format"):
-        return CameraImage.from_bgr(decode(data))
+        return decode(data, message.format)
     return CameraImage(data, message.height, message.width, message.step, message.encoding, bool(message.is_bigendian))
 
 

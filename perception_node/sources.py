@@ -310,4 +310,6 @@ def read_message(cdr: bytes | memoryview, message_type: str) -> Any:
     message = deserialize(cdr, message_type)
     if message_type != _COMPRESSED_TYPE:
         return message
-    return MessageFactory.rosbags(typestore()).image(message.header, decode(message.data), "bgr8")
+    image = decode(message.data, message.format)
+    pixels = image.data.reshape(image.height, image.width, -1)
+    return MessageFactory.rosbags(typestore()).image(message.header, pixels, image.encoding)

@@ -21,7 +21,7 @@ THUMBNAIL = encoded(".jpg", np.zeros((99, 99, 3), np.uint8))
 
 
 def decoded(data):
-    return decode(np.frombuffer(data, np.uint8))
+    return decode(np.frombuffer(data, np.uint8)).bgr()
 
 
 @pytest.mark.parametrize(
@@ -77,10 +77,36 @@ def test_every_part_of_an_image_may_be_damaged():
             data = whole.copy()
             data[rng.integers(0, data.size, 3)] = rng.integers(0, 256, 3)
             try:
-                pixels = decode(data)
+                pixels = decode(data).bgr()
             except BadImage:
                 continue
             assert pixels.size <= 3 * MAX_PIXELS
+
+
+def test_an_image_is_not_turned():
+    """EXIF's orientation is for people who look at it; the calibration is for the camera's rows and columns."""
+    # ITU T.81's segment APP1 with EXIF 2.3's header, one TIFF entry: tag 0x112, a short, once, 6 (turn right).
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    data = b"\xff\xd8\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + encoded(".jpg")[2:]
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR).shape == (10, 6, 3)
+    assert decoded(data).shape == (6, 10, 3)
+
+
+MOSAIC = np.arange(24, dtype=np.uint8).reshape(4, 6)
+
+
+@pytest.mark.parametrize("pixels", [MOSAIC, MOSAIC.astype(np.uint16) * 257])
+def test_what_a_bayer_camera_gives_is_a_grey_image_with_its_encoding(pixels):
+    encoding = f"bayer_rggb{8 * pixels.itemsize}"
+    data = np.frombuffer(encoded(".png", pixels), np.uint8)
+    image = decode(data, f"{encoding}; png compressed ")
+    assert (image.encoding, image.height, image.width) == (encoding, 4, 6)
+    np.testing.assert_array_equal(image.data.view(pixels.dtype).reshape(4, 6), pixels)
+    other = f"bayer_rggb{24 - 8 * pixels.itemsize}"
+    with pytest.raises(BadImage, match=f"data: PNG image of 6x4 pixels whose samples are not those of {other}"):
+        decode(data, other)
+    with pytest.raises(BadImage, match="whose samples are not those of bayer_grbg8"):
+        decode(np.frombuffer(encoded(".jpg"), np.uint8), "bayer_grbg8; jpeg compressed ")
 
 
 def test_no_image_of_8k_is_too_large():

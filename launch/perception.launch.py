@@ -6,6 +6,7 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
@@ -13,7 +14,7 @@ from launch.launch_context import LaunchContext
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
-from perception_node.cameras import read_cameras
+from perception_node.cameras import CameraEntry, read_cameras
 from perception_node.dds import profile_variable, use_image_profile
 from perception_node.errors import UserError
 from perception_node.topics import ALL_OUTPUTS, NODE
@@ -89,27 +90,39 @@ def start(context: LaunchContext) -> list[Node]:
         "package": "perception_node",
         "executable": "perception_node",
         "parameters": [parameters, *([_file("params_file", values)] if values["params_file"] else [])],
+        "ros_arguments": ["--log-level", values["log_level"]],
         "output": "screen",
         "respawn": values["respawn"] == "true",
         "respawn_delay": RESPAWN_DELAY_S,
     }
-    level = ["--log-level", values["log_level"]]
     namespace = values["namespace"].strip("/")
-    if not cameras:
-        remappings = [(name, values[name]) for name in ("image", "camera_info")]
-        nodes = [Node(**common, name=NODE, namespace=namespace, remappings=remappings, ros_arguments=level)]
-    elif values["processes"] == "one":
-        nodes = [
-            Node(**common, arguments=["--cameras", values["cameras"], "--namespace", namespace], ros_arguments=level)
-        ]
+    outer = _join(context.launch_configurations.get("ros_namespace", ""), namespace)  # with what PushRosNamespace says
+    if cameras and values["processes"] == "one":
+        nodes = [Node(**common, arguments=["--cameras", values["cameras"], "--namespace", outer])]
     else:
-        nodes = [Node(**common, ros_arguments=[*camera.arguments(namespace), *level]) for camera in cameras]
+        the_one = CameraEntry("", {name: values[name] for name in ("image", "camera_info")}, {})
+        nodes = [_node(common, namespace, camera) for camera in cameras or [the_one]]
     if values["rviz"] == "true":
-        shown = "/".join(part for part in (namespace, cameras[0].name if cameras else "") if part)
+        shown = _join(outer, cameras[0].name if cameras else "")
         image = cameras[0].remap["image"] if cameras else values["image"]
         # First: where it is not installed launch gives up, and would leave behind what it has already started.
         nodes.insert(0, _rviz(shown, image, parameters["use_sim_time"]))
     return nodes
+
+
+def _node(common: Mapping[str, Any], namespace: str, camera: CameraEntry) -> Node:
+    """A process for one camera, whose own parameters count more than what is common to all."""
+    own = {name: ParameterValue(value, value_type=type(value)) for name, value in camera.parameters.items()}
+    return Node(
+        **{**common, "parameters": [*common["parameters"], *([own] if own else [])]},
+        name=NODE,
+        namespace=_join(namespace, camera.name),
+        remappings=camera.remap.items(),
+    )
+
+
+def _join(*namespaces: str) -> str:
+    return "/".join(part for part in (each.strip("/") for each in namespaces) if part)
 
 
 def _file(argument: str, values: Mapping[str, str]) -> str:

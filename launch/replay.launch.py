@@ -6,6 +6,7 @@ The bag plays when the node is active, or all nodes of several cameras are; when
 not declared here are those of perception.launch.py.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from launch.launch_context import LaunchContext
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 
 from perception_node.cameras import read_cameras
+from perception_node.errors import UserError
 from perception_node.topics import NODE
 
 HERE = Path(__file__).resolve().parent
@@ -34,6 +36,7 @@ ARGUMENTS = (
     DeclareLaunchArgument("out", default_value="", description="The bag to record to; empty: none."),
     DeclareLaunchArgument("rate", default_value="1.0", description="Of the recorded pace."),
     DeclareLaunchArgument("use_sim_time", default_value="true", choices=["true"], description="It is the bag's time."),
+    DeclareLaunchArgument("autostart", default_value="true", choices=["true"], description="Or the bag would wait."),
     DeclareLaunchArgument(
         "respawn", default_value="false", choices=["true", "false"], description="Start the process again if it ends."
     ),
@@ -42,15 +45,19 @@ ARGUMENTS = (
 DISCOVERY_S = 2.0  # what is played before player, node and recorder have found each other is lost
 LAST_IMAGE_S = 3.0  # for what is still at work when the bag ends
 RECORDED = rf"^(/.*)?/{NODE}/[^/]+$|^/diagnostics$|^/tf(_static)?$"  # not compressed what is there uncompressed
+RESULTS = rf"^(/.*)?/{NODE}/.+$|^/diagnostics$"  # of a node that ran when the bag was recorded
 
 
 def play_when_active(context: LaunchContext) -> list[Any]:
     """Player and recorder, once all nodes are active."""
     values = context.launch_configurations
+    if values["out"] and Path(values["out"]).exists():
+        raise UserError(f"out: {values['out']} exists, and is not overwritten; name another bag, or remove it")
     play = ExecuteProcess(
         cmd=[
             *("ros2", "bag", "play", values["bag"], "--clock", "100", "--rate", values["rate"]),
             *("--delay", str(DISCOVERY_S)),
+            *(() if os.environ.get("ROS_DISTRO") == "humble" else ("-x", RESULTS)),  # Humble cannot leave any out
         ],
         output="screen",
     )

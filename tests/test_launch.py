@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+import yaml
 
 from perception_node.cameras import read_cameras
 from perception_node.errors import UserError
@@ -45,7 +46,7 @@ def test_what_is_declared_again_is_declared_there():
     main = set(declared(LAUNCH / "perception.launch.py"))
     again = {
         "demo.launch.py": {"cameras", "image_transport", "rviz"},
-        "replay.launch.py": {"use_sim_time", "respawn", "log_level"},
+        "replay.launch.py": {"use_sim_time", "autostart", "respawn", "log_level"},
     }
     for name, expected in again.items():
         assert set(declared(LAUNCH / name)) & main == expected
@@ -118,8 +119,8 @@ def load(name):
     return load_python_launch_file_as_module(str(LAUNCH / name))
 
 
-def executables(**arguments):
-    """What perception.launch.py would run."""
+def nodes(**arguments):
+    """What perception.launch.py would run, and in which context."""
     module = load("perception.launch.py")
     from launch import LaunchContext
 
@@ -129,7 +130,11 @@ def executables(**arguments):
     )
     for argument in module.ARGUMENTS:
         argument.visit(context)
-    return [node.node_executable for node in module.start(context)]
+    return module.start(context), context
+
+
+def executables(**arguments):
+    return [node.node_executable for node in nodes(**arguments)[0]]
 
 
 @pytest.mark.parametrize(
@@ -146,6 +151,27 @@ def test_what_the_arguments_start(tmp_path, monkeypatch, arguments, expected):
     monkeypatch.chdir(tmp_path)
     Path("cameras.yaml").write_text(CAMERAS)
     assert executables(**arguments) == expected
+
+
+def test_each_cameras_own_parameters_count_more_than_those_of_all(tmp_path):
+    """Of parameter files the last counts. The namespaces of a group around it are kept."""
+    (tmp_path / "cameras.yaml").write_text(CAMERAS)
+    given = {"cameras": tmp_path / "cameras.yaml", "processes": "each", "namespace": "car", "ros_namespace": "/fleet"}
+    (front, rear), context = nodes(**given)
+    for node in (front, rear):
+        node._perform_substitutions(context)
+    assert [front.node_name, rear.node_name] == [f"/fleet/car/{name}/{NODE}" for name in ("front", "left/rear")]
+    assert ("~/overlay", "/seen") in rear.expanded_remapping_rules
+    files = [yaml.safe_load(Path(path).read_text()) for path, _ in front._Node__expanded_parameter_arguments]
+    values = {name: value for file in files for name, value in file[front.node_name]["ros__parameters"].items()}
+    assert (values["model"], values["priority"], values["device"]) == ("5", 2, "cpu")
+
+
+def test_one_process_has_the_namespaces_of_a_group_around_it(tmp_path):
+    (tmp_path / "cameras.yaml").write_text(CAMERAS)
+    (node,), context = nodes(cameras=tmp_path / "cameras.yaml", namespace="/car", ros_namespace="/fleet")
+    words = ["".join(part.perform(context) for part in word) for word in node.cmd[1:5]]
+    assert words == ["--cameras", str(tmp_path / "cameras.yaml"), "--namespace", "fleet/car"]
 
 
 @pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: path.name)
@@ -172,6 +198,14 @@ def test_files_that_are_not_there_are_refused(tmp_path, argument):
     pytest.importorskip("launch_ros", reason="needs launch and launch_ros, which PyPI lacks")
     with pytest.raises(UserError, match=r"nope\.yaml: there is no such file"):
         executables(**{argument: tmp_path / "nope.yaml"})
+
+
+def test_results_in_the_bag_are_not_played():
+    """They would be recorded beside the new ones."""
+    results = re.compile(load("replay.launch.py").RESULTS)
+    for topic in ("/diagnostics", f"/{NODE}/class_map", f"/car/front/{NODE}/overlay/compressed"):
+        assert results.search(topic)
+    assert not any(results.search(topic) for topic in ("/front/image_raw", "/tf", "/diagnostics_agg", f"/x{NODE}/y"))
 
 
 def test_what_is_recorded():
@@ -207,6 +241,16 @@ def test_a_bag_plays_once_when_all_cameras_are_active(tmp_path, cameras, output,
     process = {"action": None, "name": "node", "cmd": [], "cwd": None, "env": None, "pid": 1}
     counts = [len(said.handle(ProcessStdout(text=text, **process), context) or ()) for text in output]
     assert counts == starts
+
+
+def test_a_bag_that_is_there_is_not_recorded_over(tmp_path):
+    module = load("replay.launch.py")
+    from launch import LaunchContext
+
+    context = LaunchContext()
+    context.launch_configurations.update({"cameras": "", "bag": "drive", "out": str(tmp_path), "rate": "1.0"})
+    with pytest.raises(UserError, match=r"out: .* exists, and is not overwritten"):
+        module.play_when_active(context)
 
 
 def test_argument_words_are_refused_when_they_are_no_choice():

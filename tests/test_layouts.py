@@ -57,9 +57,9 @@ def test_rviz_asks_for_no_other_quality_than_is_offered():
         assert compatibility != QoSCompatibility.ERROR, f"{display['Name']}: {reason}"
 
 
-def test_rviz_opens_with_camera_overlay_and_ground_in_view():
+def test_rviz_opens_with_camera_overlay_maps_and_ground_in_view():
     enabled = {display["Topic"]["Value"] for _, display in displays() if display["Enabled"]}
-    shown = ("overlay", "drivable_grid", "free_space", "markers")
+    shown = ("overlay", "class_map", "instance_map", "drivable_grid", "free_space", "markers")
     assert enabled == {f"/{IMAGE}", *(f"/{NODE}/{name}" for name in shown)}
     manager = rviz()["Visualization Manager"]
     others = {display["Class"].rpartition("/")[2] for display in manager["Displays"] if "Topic" not in display}

@@ -20,12 +20,12 @@ class Cluster:
     Args:
         address: of its head, as host:6379 or ray://host:10001; "auto" for the one that this machine belongs to, or
             "local" to start one here.
-        n_workers: how many are wanted; 0 for as many as the cluster's CPUs or GPUs allow.
+        n_workers: how many are wanted; 0 for as many as the machines' CPUs and GPUs allow.
         threads: CPUs that each takes.
         on_gpu: each takes a GPU.
 
     Raises:
-        UserError: ray is not installed, or there is no cluster there.
+        UserError: ray is not installed, there is no cluster there, or none of its machines has what a worker takes.
 
     Attributes:
         n_workers: how many to make.
@@ -39,25 +39,32 @@ class Cluster:
             raise UserError("--ray: ray is not installed; run: pip install 'perception_node[cluster]'") from error
         self._ray, self._threads, self._on_gpu = ray, max(1, threads), on_gpu
         _check_reachable(address)
-        options: dict[str, Any] = {"logging_level": "error", "log_to_driver": False}
+        # "local" is an address too: without one Ray would join RAY_ADDRESS, or the cluster started last.
+        options: dict[str, Any] = {"address": address, "logging_level": "error", "log_to_driver": False}
         if address == LOCAL:
             # Nothing goes through its object store, which would else take a third of the memory.
             options |= {"include_dashboard": False, "object_store_memory": 100 * 2**20}
             if n_workers:
                 options["num_cpus"] = n_workers * self._threads
-        else:
-            options["address"] = address
         try:
             ray.init(**options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(f"--ray {address!r}: no cluster there: {one_line(error)}") from error
-        resources = ray.cluster_resources()
-        fit = resources.get("GPU", 0) if on_gpu else resources.get("CPU", 0) // self._threads
-        if fit < 1:
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fit = sum(self._fit(machine) for machine in machines)
+        if not fit:
             self.__exit__()
-            wanted = "a GPU" if on_gpu else f"{self._threads} CPUs"
-            raise UserError(f"--ray {address!r}: has no {wanted} for a worker; its resources: {resources}")
-        self.n_workers = min(n_workers or int(fit), int(fit))
+            wanted = f"{self._threads} CPU{'s' if self._threads > 1 else ''}{' and a GPU' if on_gpu else ''}"
+            there = {f"CPU {machine.get('CPU', 0):g}, GPU {machine.get('GPU', 0):g}" for machine in machines}
+            raise UserError(
+                f"--ray {address!r}: no machine has {wanted} for a worker; they have: {'; '.join(sorted(there))}"
+            )
+        self.n_workers = min(n_workers or fit, fit)
+
+    def _fit(self, machine: dict[str, float]) -> int:
+        """How many workers a machine has room for; none lies on two of them."""
+        cpus = int(machine.get("CPU", 0) // self._threads)
+        return min(cpus, int(machine.get("GPU", 0))) if self._on_gpu else cpus
 
     def worker(self) -> "RayWorker":
         return RayWorker(self._ray, self._threads, self._on_gpu)
@@ -80,11 +87,29 @@ def _check_reachable(address: str) -> None:
         raise UserError(f"--ray {address!r}: no cluster there: {one_line(error)}") from error
 
 
+def lost(ray: Any) -> tuple[type[Exception], ...]:
+    """What is raised when an actor, its machine or its answer is no more, or it could not start.
+
+    Not RayTaskError: what an actor raises while it lives is its recording's.
+    """
+    errors = ray.exceptions
+    return (
+        errors.RayActorError,
+        errors.ActorUnschedulableError,
+        errors.RuntimeEnvSetupError,
+        errors.WorkerCrashedError,
+        errors.LocalRayletDiedError,
+        errors.NodeDiedError,
+        errors.OutOfMemoryError,
+        errors.ObjectLostError,
+    )
+
+
 class RayWorker:
     """An actor. What it reads and writes it finds under the same paths: the machines share a file system."""
 
     def __init__(self, ray: Any, threads: int, on_gpu: bool):
-        self._ray, self.lost = ray, (ray.exceptions.RayActorError,)
+        self._ray, self.lost = ray, lost(ray)
         actor = ray.remote(_Actor).options(num_cpus=threads, num_gpus=int(on_gpu), max_restarts=0)
         self._actor = actor.remote()
 

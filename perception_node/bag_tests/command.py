@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from perception_node.bag_tests.rates import PEAK
-from perception_node.bag_tests.run import Job, describe_golden, run
+from perception_node.bag_tests.run import SCRATCH, Job, describe_golden, run
 from perception_node.errors import UserError
 from perception_node.model import load_model
 
@@ -68,19 +69,21 @@ def replay_bags(
             return [run(job, progress_bar=True) for job in jobs]
         threads = job.engine.threads or max(1, cores // n_workers)
     else:
-        n_workers, threads = min(workers or len(bags), len(bags)), job.engine.threads or 1
-    jobs = [replace(each, engine=replace(job.engine, threads=threads)) for each in jobs]
+        n_workers, threads = min(workers, len(bags)), job.engine.threads or 1
+    jobs = [replace(each, threads=threads) for each in jobs]
+    from perception_node.bag_tests.cluster import LOCAL, Cluster
     from perception_node.bag_tests.parallel import ProcessWorker, run_all
 
-    if ray is None:
-        return run_all(jobs, n_workers, ProcessWorker)
-    from perception_node.bag_tests.cluster import Cluster
-
-    # An actor works in another folder, perhaps on another machine: it must be told whole paths.
-    jobs = [_with_whole_paths(each) for each in jobs]
-    # Ray says on stdout what became of its processes.
-    with redirect_stdout(sys.stderr), Cluster(ray, n_workers, threads, job.engine.device == "cuda") as cluster:
-        return run_all(jobs, cluster.n_workers, cluster.worker)
+    with TemporaryDirectory(prefix=SCRATCH) as scratch:
+        if ray in (None, LOCAL):  # else the workers may be on other machines
+            jobs = [replace(each, scratch=Path(scratch)) for each in jobs]
+        if ray is None:
+            return run_all(jobs, n_workers, ProcessWorker)
+        # An actor works in another folder, perhaps on another machine: it must be told whole paths.
+        jobs = [_with_whole_paths(each) for each in jobs]
+        # Ray says on stdout what became of its processes.
+        with redirect_stdout(sys.stderr), Cluster(ray, n_workers, threads, job.engine.device == "cuda") as cluster:
+            return run_all(jobs, cluster.n_workers, cluster.worker)
 
 
 def _with_whole_paths(job: Job) -> Job:
@@ -149,7 +152,7 @@ def _verdict(result: dict[str, Any]) -> str:
     words = ["ok"]
     if result.get("golden"):
         words = ["as golden"] if result["golden"]["path"] and not result["golden"]["updated"] else ["golden updated"]
-    if result.get("attempts", 1) > 1:
+    if result["attempts"] > 1:
         words.append(f"begun {result['attempts']} times")
     if result["warnings"]:
         words.append(f"{len(result['warnings'])} warning{'s' if len(result['warnings']) > 1 else ''}")

@@ -8,17 +8,18 @@ more or less is one difference.
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from perception_node.bag_tests.checks import Checks
 from perception_node.bag_tests.differences import Difference, differences
-from perception_node.bag_tests.results import ResultFrame, result_frames
+from perception_node.bag_tests.results import ResultFrame, remove_parts, result_frames
 from perception_node.bags import BagWriter
 from perception_node.calibration_file import write_whole
 from perception_node.errors import BadImage, SourceError
@@ -85,7 +86,7 @@ class Golden:
             raise SourceError(
                 f"{self.path}: no golden results; make them with --update (in pytest: --perception-update)"
             )
-        stamps = [[frame.stamp_ns for frame in result_frames(path)] for path in (self.path, results)]
+        stamps = [_numbered(frame.stamp_ns for frame in result_frames(path)) for path in (self.path, results)]
         frames = [_without(result_frames(path)) for path in (self.path, results)]
         names: dict[int, str] = {}
         for tag, a0, a1, b0, b1 in SequenceMatcher(None, *stamps, autojunk=False).get_opcodes():
@@ -116,7 +117,10 @@ class Golden:
         ]
 
     def update(self, results: Path, inputs: dict[str, Any]) -> bool:
-        """Makes results golden, whole or not at all. Where they are the same to the last bit the files stay.
+        """Makes results golden. Where they are the same to the last bit the files stay.
+
+        The bag is replaced as a whole. A process that is killed between that and the inputs leaves none of these, never
+        those of other results.
 
         Returns:
             Whether they were written.
@@ -126,14 +130,22 @@ class Golden:
         """
         check_apart(results, self.path)
         with _alone_in(self.folder):
-            if self._is_equal(results):
+            remove_parts(self.path)  # nobody else is writing here
+            if self._inputs_path.exists() and self._is_equal(results):
                 return False
             with BagWriter(self.path) as bag:
                 for frame in _without(result_frames(results)):
                     for topic, (kind, cdr) in frame.messages.items():
                         bag.write(f"/{NODE}/{topic}", kind, frame.time_ns, cdr)
+                self._inputs_path.unlink(missing_ok=True)
             write_whole(self._inputs_path, json.dumps(inputs, indent=1) + "\n")
         return True
+
+    def sweep(self) -> None:
+        """Removes what a process that was killed left half-written."""
+        if self.folder.is_dir():
+            with _alone_in(self.folder):
+                remove_parts(self.path)
 
     def _is_equal(self, results: Path) -> bool:
         try:
@@ -154,6 +166,12 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _numbered(stamps: Iterable[int]) -> list[tuple[int, int]]:
+    """Each stamp with how often it came before: difflib takes the square of the time where many are equal."""
+    before: dict[int, Iterator[int]] = defaultdict(count)
+    return [(stamp, next(before[stamp])) for stamp in stamps]
 
 
 def _without(frames: Iterator[ResultFrame]) -> Iterator[ResultFrame]:

@@ -4,7 +4,7 @@ A worker that is lost (killed, out of memory, its machine gone) is replaced, and
 in the order of the recordings, and the same however many workers there are.
 """
 
-import shutil
+import re
 import signal
 import threading
 from collections import deque
@@ -16,17 +16,22 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from perception_node.bag_tests.golden import Golden
+from perception_node.bag_tests.results import remove_parts
 from perception_node.bag_tests.run import Job, run
+from perception_node.errors import one_line
 
 ATTEMPTS = 3
 """A recording that cost so many workers their lives is given up."""
+_DECORATION = re.compile(r"\x1b\[\d+m| \^\^+")
+"""Colours and underlines in traces, as of Ray."""
 
 
 class Worker(Protocol):
     """Does one job at a time.
 
     Attributes:
-        lost: what a future raises when the worker is no more.
+        lost: what `submit` or a future raises when the worker is no more.
     """
 
     lost: tuple[type[Exception], ...]
@@ -75,21 +80,29 @@ def run_all(jobs: Sequence[Job], n_workers: int, make_worker: Callable[[], Worke
         try:
             while waiting or at_work:
                 while waiting and len(at_work) < n_workers:
-                    worker, index = idle.pop() if idle else make_worker(), waiting.popleft()
+                    worker = idle.pop() if idle else make_worker()
+                    try:
+                        future = worker.submit(jobs[waiting[0]])
+                    except worker.lost:  # while it was idle: no recording's fault
+                        worker.close()
+                        continue
+                    index = waiting.popleft()
                     attempts[index] += 1
-                    at_work[worker.submit(jobs[index])] = worker, index
+                    at_work[future] = worker, index
                 for future in wait(at_work, return_when=FIRST_COMPLETED).done:
                     worker, index = at_work.pop(future)
-                    try:
+                    error = future.exception()
+                    if error is None:
                         results[index] = future.result()
                         idle.append(worker)
-                    except worker.lost:
+                    else:
                         worker.close()
                         _sweep(jobs[index])
-                        if attempts[index] < ATTEMPTS:
+                        is_lost = isinstance(error, worker.lost)
+                        if is_lost and attempts[index] < ATTEMPTS:
                             waiting.appendleft(index)
                             continue
-                        results[index] = _given_up(jobs[index])
+                        results[index] = _failed(jobs[index], error, is_lost)
                     progress.update()
         finally:
             for worker in idle:
@@ -101,13 +114,22 @@ def run_all(jobs: Sequence[Job], n_workers: int, make_worker: Callable[[], Worke
 
 
 def _sweep(job: Job) -> None:
-    """Removes what a lost worker left half-written."""
+    """Removes what a lost worker left half-written, and results that are not kept."""
     if job.out is not None:
-        for part in job.out.parent.glob(f"{job.out.name}.part-*"):
-            shutil.rmtree(part, ignore_errors=True)
+        remove_parts(job.out)
+    if job.scratch is not None:
+        remove_parts(job.scratch / job.name)
+    if job.golden is not None and job.update:
+        Golden(job.golden, job.name).sweep()
 
 
-def _given_up(job: Job) -> dict[str, Any]:
-    problem = f"{job.bag}: its worker was killed {ATTEMPTS} times, perhaps for its memory; try fewer --workers"
+def _failed(job: Job, error: BaseException, is_lost: bool) -> dict[str, Any]:
+    error = getattr(error, "cause", None) or error  # of a task that failed on Ray, whose own words are the whole trace
+    problem = (
+        f"its worker was lost {ATTEMPTS} times, perhaps killed for its memory; try fewer --workers; the last time"
+        if is_lost
+        else type(error).__name__
+    )
+    problem = f"{job.bag}: {problem}: {_DECORATION.sub('', one_line(error))}"
     out = str(job.out) if job.out else None
     return {"name": job.name, "bag": str(job.bag), "out": out, "ok": False, "problems": [problem], "warnings": []}

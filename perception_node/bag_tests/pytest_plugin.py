@@ -3,14 +3,15 @@
 Example:
     def test_tunnel(replay):
         drive = replay("bags/tunnel")
-        drive.check_golden()
         drive.check_budgets("network.p95=40", "10hz.loss=0")
+        drive.check_golden()
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -55,17 +56,17 @@ class Replayed:
     """A recording, replayed.
 
     Attributes:
-        name: of its golden results.
+        name: of its golden results; with the topic's where one was asked for.
         summary: of what `perception replay --json` prints: frames, refused, missing, warnings, instances, stages_ms and
             inputs.
         results: the bag of results.
     """
 
-    def __init__(self, job: Job, results: Path):
+    def __init__(self, job: Job, results: Path, owners: dict[Path, Replayed]):
         from perception_node.bag_tests.run import missing_problem, replayed
         from perception_node.errors import SourceError
 
-        self._job, self.name, self.results = job, job.name, results
+        self._job, self.name, self.results, self._owners = job, job.name, results, owners
         self.summary, self._milliseconds = replayed(job, results)
         for problem in missing_problem(job, self.summary):
             raise SourceError(problem)
@@ -86,6 +87,13 @@ class Replayed:
 
         from perception_node.bag_tests.run import compared, describe_golden
 
+        place = self._job.golden / self.name
+        owner = self._owners.setdefault(place, self)
+        if owner is not self:
+            pytest.fail(
+                f"{self._job.bag}: {place} holds the golden results of {owner._job.bag}; rename one of the two",
+                pytrace=False,
+            )
         with _failing():
             job = replace(self._job, checks=self._job.checks.updated(tolerances or {}, {}))
             golden = compared(job, self.results, self.summary["inputs"])
@@ -112,9 +120,18 @@ def _replayed() -> dict[Any, Replayed]:
     return {}
 
 
+@pytest.fixture(scope="session")
+def _owners() -> dict[Path, Replayed]:
+    """By place of golden results, whose they are."""
+    return {}
+
+
 @pytest.fixture
 def replay(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, _replayed: dict[Any, Replayed]
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    _replayed: dict[Any, Replayed],
+    _owners: dict[Path, Replayed],
 ) -> Callable[..., Replayed]:
     """replay(bag, topic=None) replays a recording; see docs/replay.md of perception_node."""
     from perception_node.bag_tests.command import name_of
@@ -128,27 +145,27 @@ def replay(
     )
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # who share the cores
     engine = EngineOptions(
-        **{name: config.getoption(f"--perception-{name}") or config.getini(f"perception_{name}") for name in _ENGINE},
-        threads=max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else 0,
+        **{name: config.getoption(f"--perception-{name}") or config.getini(f"perception_{name}") for name in _ENGINE}
     )
 
     def replay_once(bag: str | Path, topic: str | None = None) -> Replayed:
         path = bags / bag
-        key = path, topic, golden
+        key = path.resolve(), topic, golden
         if key not in _replayed:
             folder = tmp_path_factory.mktemp("replay")
             update = config.getoption("--perception-update")
             job = Job(
                 path,
-                name_of(path),
+                name_of(path) + re.sub(r"\W+", "_", topic or ""),
                 engine,
                 topic=topic,
                 golden=golden,
                 update=update,
                 pictures=folder / "differences",
+                threads=max(1, len(os.sched_getaffinity(0)) // workers) if workers > 1 else 0,
             )
             with _failing():
-                _replayed[key] = Replayed(job, folder / "results")
+                _replayed[key] = Replayed(job, folder / "results", _owners)
         inputs = json.dumps(_replayed[key].summary["inputs"])
         request.node.user_properties.append((f"inputs of {_replayed[key].name}", inputs))  # into --junitxml
         return _replayed[key]

@@ -1,11 +1,13 @@
 """A bag of results, as `perception replay` writes it, read frame by frame."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 from typing import Any
 
-from perception_node.bags import header_stamp_ns, open_bag
+from perception_node.bags import header_stamp_ns, is_bag, open_bag
 from perception_node.errors import SourceError
 from perception_node.sources import read_message
 from perception_node.topics import NODE
@@ -66,6 +68,18 @@ def result_frames(path: Path) -> Iterator[ResultFrame]:
             frame.messages[topic] = connection.msgtype, bytes(cdr)
         if frame is not None:
             yield _whole(path, frame)
+
+
+def remove_parts(path: Path) -> None:
+    """Removes what a process that was killed left half-written of the bag `path`; see BagWriter."""
+    path = path.resolve()
+    for part in path.parent.glob(f"{escape(path.name)}.part-*"):
+        if is_bag(part):  # which is only called so
+            continue
+        old = part / f"{path.name}.old"
+        if old.exists() and not path.exists():  # killed while it put the new one in its place
+            old.rename(path)
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _whole(path: Path, frame: ResultFrame) -> ResultFrame:

@@ -2,9 +2,12 @@
 
 import gc
 import traceback
+from array import array
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,13 +22,15 @@ from perception_node.errors import DeviceError, UserError, one_line
 from perception_node.pipeline import Pipeline
 from perception_node.replay import replay
 from perception_node.sources import check_apart, open_source
-from perception_node.timing import StageTimer
+from perception_node.timing import StageTimer, percentiles
 from perception_node.worker import EngineOptions
 
 SHOWN = 20
 """Differences that are told of one by one; all are counted."""
 PICTURES = 6
 """Frames of which a picture is drawn."""
+SCRATCH = "perception-replay-"
+"""How folders begin for results that are not kept."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,9 @@ class Job:
         checks: tolerances and budgets.
         strict: warnings are problems.
         pictures: folder for pictures of frames that differ from the golden ones; None: none are drawn.
+        threads: CPU threads where `engine` leaves them open; they are no input of the results. 0: all cores.
+        scratch: folder for results that are not kept; who gives it removes it, whatever becomes of this process. None:
+            one is made.
     """
 
     bag: Path
@@ -61,14 +69,34 @@ class Job:
     checks: Checks = field(default_factory=Checks)
     strict: bool = False
     pictures: Path | None = None
+    threads: int = 0
+    scratch: Path | None = None
+
+
+class WholeTimer(StageTimer):
+    """Durations of all images: of the newest alone, a slow beginning of a long recording would keep its budgets."""
+
+    def __init__(self):
+        super().__init__()
+        self._all: dict[str, array] = defaultdict(partial(array, "d"))
+
+    def add(self, stage: str, milliseconds: float) -> None:
+        super().add(stage, milliseconds)
+        self._all[stage].append(milliseconds)
+
+    def milliseconds(self, stage: str) -> list[float]:
+        return self._all[stage].tolist() if stage in self._all else []
+
+    def percentiles(self) -> dict[str, dict[str, float]]:
+        return {stage: percentiles(values) for stage, values in self._all.items()}
 
 
 def run(job: Job, progress_bar: bool = False) -> dict[str, Any]:
     """Replays a recording and checks its results.
 
     Returns:
-        name, bag, out; problems, in words, and ok, whether there are none; warnings. If the recording could be read
-        also what `replay` returns, and
+        name, bag, out; problems, in words, and ok, whether there are none; warnings; attempts, how often it was begun.
+        If the recording could be read also what `replay` returns, and
         rates: by "10hz" and so on, and "peak", see perception_node.bag_tests.rates.
         budgets: see Checks.over_budget.
         golden: None or path, differences (how many), frames (in how many), shown (the first of them, in words),
@@ -82,19 +110,20 @@ def run(job: Job, progress_bar: bool = False) -> dict[str, Any]:
         "ok": False,
         "problems": [],
         "warnings": [],
+        "attempts": 1,
     }
     problems: list[str] = result["problems"]
     try:
-        with _kept_or_not(job.out) as out:
+        with _kept_or_not(job) as out:
             summary, milliseconds = replayed(job, out, progress_bar)
             result |= {**summary, **timed(summary["stages_ms"], milliseconds, job.checks), "golden": None}
             problems += missing_problem(job, summary)
             if job.strict:
                 problems += [f"{job.bag}: {warning}" for warning in result["warnings"]]
+            problems += budget_problems(result["budgets"])  # before what fails could become golden
             if job.golden is not None:
                 result["golden"] = compared(job, out, result["inputs"], may_update=not problems)
                 problems += _golden_problems(result["golden"])
-            problems += budget_problems(result["budgets"])
     except UserError as error:
         problems.append(str(error))
         if isinstance(error, DeviceError):
@@ -121,8 +150,8 @@ def replayed(job: Job, out: Path, progress_bar: bool = False) -> tuple[dict[str,
         check_apart(other, out)
         check_apart(job.bag, other)
     source = open_source(job.bag, job.topic)
-    pipeline = _pipeline(job.engine)
-    pipeline.timer = StageTimer()
+    pipeline = _pipeline(job)
+    pipeline.timer = WholeTimer()
     summary = replay(pipeline, source, out, job.overlay, progress_bar, job.tracking, job.calibration)
     summary["inputs"] = inputs_of(
         job.bag, getattr(source, "topic", job.topic), job.engine, job.tracking, job.calibration, pipeline
@@ -167,7 +196,7 @@ def compared(job: Job, out: Path, inputs: dict[str, Any], may_update: bool = Tru
         result["updated"] = may_update and golden.update(out, inputs)
         return result
     result["changed_inputs"] = golden.changed_inputs(inputs) if golden.path.exists() else []
-    colors = _pipeline(job.engine).model.taxonomy.colors_bgr()
+    colors = _pipeline(job).model.taxonomy.colors_bgr()
     for frame in golden.differences(out, job.checks):
         result["differences"] += len(frame.found)
         result["frames"] += 1
@@ -209,11 +238,12 @@ def budget_problems(budgets: list[dict[str, Any]]) -> list[str]:
 
 
 @contextmanager
-def _kept_or_not(out: Path | None) -> Iterator[Path]:
-    if out is not None:
-        yield out
+def _kept_or_not(job: Job) -> Iterator[Path]:
+    if job.out is not None:
+        yield job.out
         return
-    with TemporaryDirectory(prefix="perception-replay-") as folder:
+    prefix = f"{job.name}.part-" if job.scratch else SCRATCH
+    with TemporaryDirectory(prefix=prefix, dir=job.scratch) as folder:
         yield Path(folder) / "results"
 
 
@@ -221,7 +251,8 @@ _open: dict[EngineOptions, Pipeline] = {}
 """The one pipeline of this process, which takes long to open."""
 
 
-def _pipeline(options: EngineOptions) -> Pipeline:
+def _pipeline(job: Job) -> Pipeline:
+    options = replace(job.engine, threads=job.engine.threads or job.threads)
     if options not in _open:
         _close()
         pipeline = options.open()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import cv2
@@ -11,9 +12,10 @@ from click.testing import CliRunner
 from conftest import write_tiny_model
 from test_sources import image, write_bag
 
+from perception_node.bag_tests import golden as golden_module
 from perception_node.bag_tests.checks import Checks
 from perception_node.bag_tests.golden import Golden
-from perception_node.bag_tests.results import result_frames
+from perception_node.bag_tests.results import ResultFrame, remove_parts, result_frames
 from perception_node.bags import BagWriter, header_stamp_ns, typestore
 from perception_node.cli import main
 from perception_node.topics import NODE
@@ -156,6 +158,20 @@ def test_frames_of_one_stamp_stay_apart(tiny, tmp_path):
     assert len(list(result_frames(tmp_path / "golden" / "drive"))) == 3
 
 
+def test_a_clock_that_stands_still_takes_no_longer(made, monkeypatch):
+    (first, *_) = result_frames(made / "results")
+    numbers = {made / "golden" / "drive": 10_000, made / "results": 9_999}
+    monkeypatch.setattr(
+        golden_module,
+        "result_frames",
+        lambda path: (ResultFrame(k, first.time_ns, dict(first.messages)) for k in range(numbers[path])),
+    )
+    start = time.process_time()
+    (found,) = Golden(made / "golden", "drive").differences(made / "results", Checks())
+    assert str(found) == "frame 9999 at 1.000000000 s: frame: golden has it, now it is missing"
+    assert time.process_time() - start < 4  # 11 s if each is compared with each
+
+
 def test_the_cause_is_named(bag, golden, tiny, tmp_path):
     rewrite(golden / "drive", one_pixel)
     inputs = json.loads((golden / "drive.json").read_text())
@@ -174,6 +190,52 @@ def test_an_update_of_the_same_leaves_the_files(bag, golden, tiny):
     assert perception("replay", bag, "--golden", golden, "--update", "--model", tiny).exit_code == 0
     assert perception("replay", bag, "--golden", golden, "--model", tiny).exit_code == 0
     assert sorted(path.name for path in golden.iterdir()) == ["drive", "drive.json"]
+
+
+def test_what_fails_does_not_become_golden(bag, golden, tiny):
+    rewrite(golden / "drive", one_pixel)
+    before = {path: path.read_bytes() for path in golden.rglob("*") if path.is_file()}
+    result = perception(
+        "replay", bag, "--golden", golden, "--update", "--model", tiny, "--budget", "network.p50=0", "--json"
+    )
+    assert (result.exit_code, json.loads(result.stdout)["golden"]["updated"]) == (1, False)
+    assert {path: path.read_bytes() for path in golden.rglob("*") if path.is_file()} == before
+
+
+def test_an_update_that_is_killed_leaves_no_inputs_of_other_results(made, golden, monkeypatch):
+    def killed(path, text):
+        raise KeyboardInterrupt
+
+    rewrite(golden / "drive", one_pixel)
+    with monkeypatch.context() as patch:
+        patch.setattr(golden_module, "write_whole", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Golden(golden, "drive").update(made / "results", {})
+    (told,) = Golden(golden, "drive").changed_inputs({})
+    assert told == f"{golden}/drive.json cannot be read: it is not known what the golden results were made of"
+    assert Golden(golden, "drive").update(made / "results", {"of": "these"})
+    assert json.loads((golden / "drive.json").read_text()) == {"of": "these"}
+
+
+def test_what_a_killed_update_left_half_written_goes_with_the_next(made, golden):
+    (golden / "drive.part-abcd_123" / "drive").mkdir(parents=True)
+    shutil.copytree(golden / "drive", golden / "drive.part-20260101")  # golden results of a recording of this name
+    Golden(golden, "drive").update(made / "results", {})
+    assert sorted(path.name for path in golden.iterdir()) == ["drive", "drive.json", "drive.part-20260101"]
+
+
+def test_parts_of_a_bag_with_any_name(tmp_path):
+    (tmp_path / "drive[1].part-abcd_123").mkdir()
+    (tmp_path / "drive1.part-abcd_123").mkdir()
+    remove_parts(tmp_path / "drive[1]")
+    assert [path.name for path in tmp_path.iterdir()] == ["drive1.part-abcd_123"]
+
+
+def test_a_bag_that_was_about_to_be_replaced_comes_back(golden):
+    (golden / "drive.part-abcd_123").mkdir()
+    (golden / "drive").rename(golden / "drive.part-abcd_123" / "drive.old")
+    remove_parts(golden / "drive")
+    assert len(list(result_frames(golden / "drive"))) == 3
 
 
 def test_updates_at_the_same_time_do_not_disturb_each_other(made, golden, tmp_path):

@@ -10,6 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
@@ -20,8 +22,11 @@ from conftest import write_tiny_model
 from rosbags.rosbag2 import StoragePlugin
 from test_sources import camera_info, image, write_bag
 
+from perception_node.bag_tests.parallel import run_all
+from perception_node.bag_tests.run import Job
 from perception_node.bags import BagWriter
 from perception_node.cli import main
+from perception_node.worker import EngineOptions
 
 HAS_RAY = pytest.mark.skipif(
     not any((Path(folder) / "ray").is_dir() for folder in sys.path),
@@ -176,6 +181,32 @@ def test_what_is_cancelled_leaves_nothing_half_written(tiny, tmp_path, number, w
     assert list((tmp_path / "out").glob("*.part-*")) == []
 
 
+@pytest.mark.parametrize("is_worker_killed", [False, True], ids=["cancelled", "worker killed"])
+def test_results_that_are_not_kept_do_not_stay(tiny, tmp_path, monkeypatch, is_worker_killed):
+    """As above."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "a").mkdir()
+    image_file, pipe = tmp_path / "a" / "0.png", tmp_path / "a" / "1.png"
+    cv2.imwrite(str(image_file), np.zeros((8, 8, 3), np.uint8))
+    os.mkfifo(pipe)
+    shutil.copy(image_file, tmp_path / "good.png")
+    replay = start(
+        tmp_path / "a", drive(tmp_path / "b"), "--budget", "network.p95=1e9", "--model", tiny, "--workers", 2
+    )
+    with pipe.open("wb"):
+        assert len(list((tmp_path / "tmp").glob("perception-replay-*/a.part-*"))) == 1
+        if is_worker_killed:
+            victim = reader_of(pipe)
+            (tmp_path / "good.png").replace(pipe)
+            os.kill(victim, signal.SIGKILL)
+        else:
+            replay.send_signal(signal.SIGINT)
+    _, errors = replay.communicate()
+    assert replay.returncode == (0 if is_worker_killed else 1), errors
+    assert list((tmp_path / "tmp").glob("perception-replay-*")) == []
+
+
 def test_budgets_decide_over_the_exit_status(tiny, tmp_path):
     bag = drive(tmp_path / "drive")
     budgets = [f"--budget={text}" for text in ("network.p95=1e6", "10hz.loss=1", "peak.hz=0")]
@@ -230,8 +261,9 @@ def reader_of(path):
 @pytest.mark.parametrize(
     "option", [["--workers", "2"], pytest.param(["--ray", "local", "--workers", "2"], marks=HAS_RAY)]
 )
-def test_a_worker_killed_in_mid_bag_is_replaced_and_its_bag_done_anew(tiny, tmp_path, option):
+def test_a_worker_killed_in_mid_bag_is_replaced_and_its_bag_done_anew(tiny, tmp_path, monkeypatch, option):
     """The second of its images is a named pipe: who reads it waits for us, and is in mid-bag for sure."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # of a cluster that is not there, and not asked for
     for name in ("a", "b", "c"):
         (tmp_path / name).mkdir()
         for k in range(3):
@@ -264,17 +296,92 @@ def test_a_worker_killed_in_mid_bag_is_replaced_and_its_bag_done_anew(tiny, tmp_
         assert one.read_bytes() == other.read_bytes()
 
 
-def test_one_worker_and_four_make_the_same(tiny, tmp_path):
+def test_one_worker_and_four_make_the_same(tiny, tmp_path, monkeypatch):
+    """Bags, golden results and what is printed, but for the times."""
     bags = [drive(tmp_path / f"drive{k}", n=2 + k) for k in range(4)]
-    made = {}
+    made, golden, printed = {}, {}, {}
     for workers in (1, 4):
-        out = tmp_path / f"by{workers}"
-        result = perception("replay", *bags, "--out", out, "--model", tiny, "--workers", workers, "--json")
+        folder = tmp_path / f"by{workers}"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        arguments = ("--out", "out", "--golden", "golden", "--update", "--model", tiny, "--workers", workers, "--json")
+        result = perception("replay", *bags, *arguments)
         assert result.exit_code == 0, result.output
-        assert [summary["name"] for summary in json.loads(result.stdout)["bags"]] == [bag.name for bag in bags]
-        made[workers] = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        summaries = json.loads(result.stdout)["bags"]
+        assert [summary["name"] for summary in summaries] == [bag.name for bag in bags]
+        made[workers], golden[workers] = files_in(folder / "out"), files_in(folder / "golden")
+        times = ("stages_ms", "rates")
+        printed[workers] = [
+            {name: value for name, value in summary.items() if name not in times} for summary in summaries
+        ]
     assert len(made[1]) == 8
     assert made[1] == made[4]
+    assert len(golden[1]) == 12
+    assert golden[1] == golden[4]
+    assert json.dumps(printed[1]) == json.dumps(printed[4])
+
+
+def files_in(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+class ScriptedWorker:
+    """A worker whose answer to each recording is in `script`: by name, one after the other, errors to be raised."""
+
+    lost = (BrokenProcessPool,)
+
+    def __init__(self, script):
+        self._script, self.is_dead_when_idle = script, False
+
+    def submit(self, job):
+        if self.is_dead_when_idle:
+            raise BrokenProcessPool("died while idle")
+        answers = self._script.get(job.name, [])
+        answer = answers.pop(0) if answers else {"name": job.name}
+        future = Future()
+        if isinstance(answer, Exception):
+            future.set_exception(answer)
+        else:
+            self.is_dead_when_idle = answer.get("dies", False)
+            future.set_result(answer)
+        return future
+
+    def close(self):
+        pass
+
+
+def scripted(**script):
+    jobs = [Job(Path(name), name, EngineOptions()) for name in ("a", "b", "c")]
+    return run_all(jobs, 2, lambda: ScriptedWorker(script))
+
+
+def test_a_worker_that_dies_while_it_is_idle_is_replaced():
+    found = scripted(b=[{"name": "b", "dies": True}])
+    assert [(result["name"], result["attempts"]) for result in found] == [("a", 1), ("b", 1), ("c", 1)]
+
+
+def test_an_error_of_one_recording_is_its_own():
+    found = scripted(a=[ValueError("cannot be\npickled")])
+    assert found[0]["problems"] == ["a: ValueError: cannot be pickled"]
+    assert [result["name"] for result in found] == ["a", "b", "c"]
+    assert [result["attempts"] for result in found] == [1, 1, 1]
+
+
+def test_what_a_lost_worker_left_half_written_goes(tmp_path):
+    places = {name: tmp_path / name for name in ("out", "golden", "scratch")}
+    for place in places.values():
+        (place / "a.part-abcd_123" / "a").mkdir(parents=True)
+    job = Job(Path("a"), "a", EngineOptions(), update=True, **{**places, "out": places["out"] / "a"})
+    run_all([job], 1, lambda: ScriptedWorker({"a": [BrokenProcessPool("killed")]}))
+    assert list(tmp_path.glob("*/*")) == []
+
+
+def test_a_recording_that_costs_three_workers_is_given_up_and_why_is_told():
+    found = scripted(b=[BrokenProcessPool("no\n  ^^^^^\n\x1b[36mmodule\x1b[39m")] * 3)
+    (problem,) = found[1]["problems"]
+    assert problem.startswith("b: its worker was lost 3 times, perhaps killed for its memory; try fewer --workers; ")
+    assert problem.endswith("; the last time: no module")
+    assert [result["attempts"] for result in found] == [1, 3, 1]
 
 
 def test_the_table_is_the_same_too(tiny, tmp_path, monkeypatch):

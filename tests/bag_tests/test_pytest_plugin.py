@@ -40,6 +40,20 @@ def test_holds_less_than_it_says(replay):
     replay("less")
 """
 
+SHARING = """
+def test_two_topics(replay):
+    for topic in ("/left/image", "/right/image"):
+        replay("stereo", topic).check_golden()
+
+def test_one(replay):
+    replay("x/drive").check_golden()
+    replay("y/../x/drive").check_golden()
+    assert len(list(replay("y/drive").frames())) == 1
+
+def test_another_of_its_name(replay):
+    replay("y/drive").check_golden()
+"""
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
@@ -93,6 +107,23 @@ def test_another_network_is_seen(folder, tmp_path):
     assert "frame 0 at 1.000000000 s: class_map: " in seen
     assert "pixels differ, first x 0 y 0: golden 1 sky, now 255" in seen
     assert "made of something else: model.manifest_sha256: golden " in seen
+
+
+def test_recordings_do_not_share_golden_results(folder, tmp_path):
+    messages = [(topic, k, image(k, 10**9 * k)) for k in (1, 2) for topic in ("/left/image", "/right/image")]
+    for place in ("x", "y"):
+        write_bag(tmp_path / place / "drive", [("/cam", 1, image(1, 1))])
+    write_bag(tmp_path / "stereo", messages)
+    (tmp_path / "test_drives.py").write_text(SHARING)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    seen = run_pytest(tmp_path, "--perception-update", f"--perception-model={folder / 'tiny'}").stdout
+    assert "test_drives.py ..F" in seen, seen
+    assert f"/y/drive: {tmp_path}/golden/drive holds the golden results of {tmp_path}/x/drive; rename one" in seen
+    assert sorted(path.name for path in (tmp_path / "golden").iterdir() if path.is_dir()) == [
+        "drive",
+        "stereo_left_image",
+        "stereo_right_image",
+    ]
 
 
 def test_it_costs_nothing_where_it_is_not_used():

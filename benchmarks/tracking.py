@@ -130,17 +130,17 @@ def street(seed: int, pipeline: Pipeline, frames: int) -> Iterator[Moment]:
 
 
 def disturbed(frame: PanopticFrame, taxonomy: Taxonomy, rng: np.random.Generator) -> PanopticFrame:
-    """As a network might see it: 10 % of the instances are missed, 10 % of another class, 10 % cut in two by a gap of
+    """As a network might see it: 10 % of the instances are missed, 10 % get a class by lot, 10 % are cut in two by a gap of
     two columns; half of them are thinner by a pixel all around."""
     classes, ids = frame.class_map.copy(), frame.instance_map.copy()
     for each in frame.instances:
         mask = frame.instance_map == each.id
-        gone = np.zeros_like(mask)
-        if rng.random() < 0.1:
+        gone, lot = np.zeros_like(mask), rng.random()
+        if lot < 0.1:
             gone = mask
-        elif rng.random() < 0.1:
+        elif lot < 0.2:
             classes[mask] = rng.choice(taxonomy.thing_ids)
-        elif rng.random() < 0.1:
+        elif lot < 0.3:
             x = round(each.centroid_xy[0])
             gone[:, x : x + 2] = mask[:, x : x + 2]
             ids[:, x + 2 :][mask[:, x + 2 :]] = ids.max() + 1

@@ -8,6 +8,7 @@ hidden for a while: as far from where it should be as the motion is uncertain (t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -163,7 +164,7 @@ class Association:
             before: uint16 (H, W), the instance map of the frame before, on the device.
             now: the new frame's.
             min_overlap: least intersection over union of masks that are one object's. It counts in full where the track
-                was seen for long and never as another class, half where never as this one, a quarter where only once.
+                was never seen as another class, half where never as this one.
 
         Returns:
             int (N,), the index of each instance's track, -1 where it has none.
@@ -171,23 +172,46 @@ class Association:
         track_of = np.full(len(instances), -1)
         columns = _first(MAX_MATCHED, -instances.area)
         rows = _first(MAX_MATCHED, -tracks["seen"][:, 2:].prod(axis=1), -tracks["last_s"])
-        for by in ("masks", "boxes"):
-            columns, rows = columns[track_of[columns] < 0], rows[~np.isin(rows, track_of)]
-            if not len(rows) or not len(columns):
-                break
-            votes = tracks["votes"][rows]
-            agreement = votes[:, instances.class_id[columns]] / votes.sum(axis=1, keepdims=True)
-            if by == "masks":
-                trust = tracks["hits"][rows, None] / (tracks["hits"][rows, None] + TRUST_HITS)
-                overlap = self._overlap(tracks[rows], instances, columns, before, now)
-                similarity = overlap * np.minimum(trust, (1 + agreement) / 2)
-                similarity[similarity < min_overlap] = 0
-            else:
-                similarity = closeness(tracks["box"][rows], instances.box[columns]) * agreement
-            found, of = self._solve(similarity, maximize=True)
-            is_match = similarity[found, of] > 0
-            track_of[columns[of[is_match]]] = rows[found[is_match]]
+        if not len(rows) or not len(columns):
+            return track_of
+        votes, hits = tracks["votes"][rows], tracks["hits"][rows, None]
+        agreement = votes[:, instances.class_id[columns]] / votes.sum(axis=1, keepdims=True)
+        overlap = self._overlap(tracks[rows], instances, columns, before, now)
+        agreed = overlap * (1 + agreement) / 2
+        trusted = np.minimum(agreed, overlap * hits / (hits + TRUST_HITS))
+
+        def boxes(free: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+            row, column = free[0][:, 0], free[1][0]
+            return closeness(tracks["box"][rows[row]], instances.box[columns[column]]) * agreement[free]
+
+        for similarity in (partial(_at_least, min_overlap, trusted), boxes, partial(_at_least, min_overlap, agreed)):
+            free = np.ix_(~np.isin(rows, track_of), track_of[columns] < 0)
+            similar = similarity(free)
+            found, of = self._solve(similar, maximize=True)
+            is_match = similar[found, of] > 0
+            track_of[columns[free[1][0, of[is_match]]]] = rows[free[0][found[is_match], 0]]
         return track_of
+
+    def stand_or_go(self, tracks: np.ndarray, instances: Instances, before: Array | None, now: Array) -> None:
+        """Makes the tracks that were seen once stand still, in place, unless more masks meet where they go together.
+
+        How fast a new object is can only be guessed from those around it (camera_motion.py), who may be the ones that
+        move. In a row of people that goes by a person an image the two differ only at its ends; so all decide at once.
+
+        Args: as of a call.
+        """
+        rows = np.flatnonzero((tracks["hits"] == 1) & (tracks["instance"] > 0))[:MAX_MATCHED]
+        columns = _first(MAX_MATCHED, -instances.area)
+        if not len(rows) or not len(columns):
+            return
+        still, met = tracks[rows], []
+        still["box"]["value"], still["box"]["speed"] = still["seen"], 0
+        for moved in (still, tracks[rows]):
+            overlap = self._overlap(moved, instances, columns, before, now)
+            overlaps = overlap[self._solve(overlap, maximize=True)]
+            met.append((np.count_nonzero(overlaps), overlaps.sum()))
+        if met[0] >= met[1]:
+            tracks[rows] = still
 
     def _overlap(
         self, tracks: np.ndarray, instances: Instances, columns: np.ndarray, before: Array | None, now: Array
@@ -260,6 +284,12 @@ def table(dtype: type, ids: Any, values: Any) -> np.ndarray:
     values_of = np.zeros(MAX_INSTANCES + 1, dtype)
     values_of[ids] = values
     return values_of
+
+
+def _at_least(least: float, similar: np.ndarray, free: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The part of a matrix, with 0 for what is less."""
+    part = similar[free]
+    return np.where(part < least, 0, part)
 
 
 def _first(n: int, *keys: np.ndarray) -> np.ndarray:

@@ -162,6 +162,7 @@ class Tracker:
         self._advance(frame.class_map.shape, stamp_ns)
         instances = Instances.of(frame.instances)
         now = self._device.upload(frame.instance_map)
+        self._associate.stand_or_go(self._tracks, instances, self._before, now)
         track_of = self._associate(self._tracks, instances, self._before, now, self.options.min_overlap)
         rows = self._update(instances, track_of)
         self._before = now

@@ -202,6 +202,28 @@ def test_people_in_a_row_who_pass_by():
     assert last == first
 
 
+def test_people_in_a_row_who_stand_while_a_car_passes():
+    """All that is known when they come into sight is the car, which is no sign that the camera moves."""
+    frames = []
+    for index in range(9):
+        people = "..".join("abcde") if index >= 3 else ""
+        frames.append([("." * (3 * index) + "z" * 8).ljust(40, ".")] * 3 + [("." * 12 + people).ljust(40, ".")] * 5)
+    *_, first, _, _, _, _, last = follow(*frames)
+    assert last == first
+
+
+def test_who_is_seen_for_the_second_time_may_be_of_another_class():
+    """The masks meet by a third, which counts half for another class; but nobody else is there to take them."""
+    frames = [row("." * x + ("aa", "AA")[x % 2], "." * x + ("aa", "AA")[x % 2]) for x in range(6)]
+    assert [each["a"] for each in follow(*frames)] == [1] * 6
+
+
+@pytest.mark.parametrize("min_overlap", [0.1, 0.3, 0.5])
+def test_what_stands_still_is_followed_though_its_class_flickers(min_overlap):
+    frames = [row("aa"), row("AA")] * 3
+    assert [each["a"] for each in follow(*frames, min_overlap=min_overlap)] == [1] * 6
+
+
 def test_who_comes_out_from_behind_something():
     """At first a head alone is seen, then all, farther to the side."""
     head, body, later = row("aa"), row(*["..aa"] * 5), row(*["...aa"] * 5)
@@ -273,8 +295,8 @@ def test_more_than_500_objects():
     """They are numbered otherwise in the second frame."""
     tracker = make_tracker()
     rng = np.random.default_rng(0)
-    frames = [many(0), many(1, numbers=1 + rng.permutation(368))]
-    assert len(frames[0].instances) == 368
+    frames = [many(0, (53, 95)), many(1, (53, 95), numbers=1 + rng.permutation(527))]
+    assert len(frames[0].instances) == 527
     first, second = (tracker(frame, index * STEP_NS)[0].instance_map for index, frame in enumerate(frames))
     np.testing.assert_array_equal(second[:, 1:], first[:, :-1])
 

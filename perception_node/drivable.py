@@ -13,6 +13,10 @@ EGO_ROWS, EGO_COLUMNS = (0.7, 1.0), (0.3, 0.7)
 """Where in the image, as parts of its height and width, the ground in front of the ego vehicle is looked for: low
 enough to be near, high enough to see over the bonnet."""
 
+MAX_FLOODS = 8
+"""So many parts of the surface are flooded from the ground ahead, a fifth of the time that it takes to label them all;
+where there are more, they are labelled."""
+
 MARGIN = 0.005
 """Around instances, as part of the image's height: their borders are a pixel or two off. In pixels, since metres would
 take a calibration; the grid has a margin in metres of its own."""
@@ -29,14 +33,20 @@ def connected_surface(frame: PanopticFrame, taxonomy: Taxonomy) -> np.ndarray:
     # Of numpy's and OpenCV's ways to look things up the fast ones.
     surface = cv2.LUT(frame.class_map, taxonomy.table("drivable").view(np.uint8))
     surface &= (frame.instance_map == 0).view(np.uint8)
-    n_components, components = cv2.connectedComponents(surface, connectivity=4)
     height, width = surface.shape
-    rows, columns = (
+    ego = tuple(
         slice(int(a * size), max(int(b * size), int(a * size) + 1))
         for (a, b), size in ((EGO_ROWS, height), (EGO_COLUMNS, width))
     )
+    left = surface.copy()
+    for _ in range(MAX_FLOODS):
+        y, x = np.unravel_index(left[ego].argmax(), left[ego].shape)
+        if not left[ego][y, x]:
+            return (surface - left) * np.uint8(255)
+        cv2.floodFill(left, None, (int(ego[1].start + x), int(ego[0].start + y)), 0, flags=4)
+    n_components, components = cv2.connectedComponents(surface, connectivity=4)
     reached = np.zeros(n_components, np.uint8)
-    reached[components[rows, columns]] = 255
+    reached[components[ego]] = 255
     reached[0] = 0  # component 0 is what is not surface
     return reached.take(components)
 

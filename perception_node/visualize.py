@@ -22,8 +22,8 @@ def draw_overlay(image: np.ndarray, frame: PanopticFrame, drivable: np.ndarray, 
         A new uint8 (H, W, 3), BGR. Unlabelled pixels stay as they are.
     """
     colors = taxonomy.colors_bgr()
-    painted = cv2.addWeighted(image, 0.55, cv2.LUT(cv2.merge([frame.class_map] * 3), colors[None]), 0.45, 0)
-    canvas = np.where((frame.class_map == UNLABELLED)[..., None], image, painted)
+    canvas = cv2.addWeighted(image, 0.55, cv2.LUT(cv2.merge([frame.class_map] * 3), colors[None]), 0.45, 0)
+    cv2.copyTo(image, (frame.class_map == UNLABELLED).view(np.uint8), canvas)
     outline, _ = cv2.findContours(drivable, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(canvas, outline, -1, DRIVABLE_BGR, 2)
     for segment in frame.instances:

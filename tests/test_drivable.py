@@ -1,7 +1,10 @@
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from perception_node.drivable import drivable_area, without_margin
+from perception_node.drivable import connected_surface, drivable_area, without_margin
 from perception_node.panoptic import UNLABELLED, PanopticFrame
 from perception_node.taxonomy import Category, Taxonomy
 
@@ -57,6 +60,21 @@ def test_instances_of_a_drivable_class_are_not_drivable():
     class_map = np.array([[0, 1, 0], [0, 0, 0]], np.uint8)
     frame = PanopticFrame.from_maps(class_map, class_map.astype(np.uint16), class_map)
     assert drivable_area(frame, taxonomy).tolist() == [[255, 0, 255], [255, 255, 255]]
+
+
+@given(
+    shape=st.tuples(st.integers(1, 30), st.integers(1, 30)), share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1)
+)
+def test_many_parts_are_found_as_few_are(shape, share, seed):
+    """However many there are, those with a pixel ahead: by labels of the connected components."""
+    surface = (np.random.default_rng(seed).random(shape) < share).view(np.uint8)
+    frame = PanopticFrame.from_maps(1 - surface, np.zeros(surface.shape, np.uint16), surface)
+    height, width = surface.shape
+    rows = slice(int(0.7 * height), max(height, int(0.7 * height) + 1))
+    columns = slice(int(0.3 * width), max(int(0.7 * width), int(0.3 * width) + 1))
+    _, labels = cv2.connectedComponents(surface, connectivity=4)
+    ahead = np.setdiff1d(labels[rows, columns], [0])
+    np.testing.assert_array_equal(connected_surface(frame, TAXONOMY), np.where(np.isin(labels, ahead), 255, 0))
 
 
 def test_a_margin_around_instances():

@@ -26,7 +26,7 @@ import numpy as np
 import rerun as rr
 
 from perception_node.calibration_input import CalibrationInput, CalibrationOptions
-from perception_node.errors import BadCalibration
+from perception_node.errors import BadCalibration, BadImage
 from perception_node.labels import known_category
 from perception_node.messages import stamp_ns
 from perception_node.topics import LABEL_INFO, camera_info_beside
@@ -203,12 +203,12 @@ class Entities:
             node = entity_name(name)
             for pair in status.values:
                 if found := re.fullmatch(r"(\w+)(?: p50)? ms", pair.key):
-                    if float(pair.value) > _LONGEST_MS:
+                    if _number(pair) > _LONGEST_MS:
                         continue
-                    self._plot(f"{TIMINGS}/{node}/{found[1]}", float(pair.value))
+                    self._plot(f"{TIMINGS}/{node}/{found[1]}", _number(pair))
                     self._shown["timed"][node] = None
                 elif found := re.fullmatch(r"(\w+) rate Hz", pair.key):
-                    self._plot(f"{RATES}/{node}/{found[1]}", float(pair.value))
+                    self._plot(f"{RATES}/{node}/{found[1]}", _number(pair))
                     self._shown["rated"][node] = None
             level = status.level if isinstance(status.level, int) else status.level[0]
             if status.message and self._health.get(node) != (level, status.message):
@@ -270,6 +270,14 @@ class Entities:
 def entity_name(name: str) -> str:
     """A topic's or a frame's name as one part of an entity's path."""
     return "".join(letter if letter.isalnum() or letter in "_-." else "_" for letter in name.strip("/"))
+
+
+def _number(pair: Any) -> float:
+    """The value of a diagnostic_msgs/KeyValue. Raises BadImage if it is none."""
+    try:
+        return float(pair.value)
+    except ValueError as error:
+        raise BadImage(pair.key, f"{pair.value!r}; expected: a number") from error
 
 
 def _camera(header: Any) -> str:

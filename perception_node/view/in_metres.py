@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 import rerun as rr
 
+from perception_node.errors import BadImage
 from perception_node.ground_messages import ARROW_S
-from perception_node.view.in_pixels import DRIVABLE_RGB, LINE, Drawing, SeenNode, instance_colors, tracks_of
+from perception_node.view.in_pixels import DRIVABLE_RGB, LINE, Drawing, SeenNode, colors_of, instance_colors, tracks_of
 
 _GRID_OPACITY = 0.7
 _GRID_RGBA = {0: (60, 200, 90, 255), 100: (200, 70, 60, 255)}
@@ -18,8 +19,11 @@ _ABOVE_GROUND_M = 0.05
 
 
 def drivable_grid(message: Any, node: SeenNode) -> Drawing:
+    """Its cells. Raises BadImage if there are more or fewer than it says."""
     info = message.info
-    cells = np.asarray(message.data).view(np.uint8)
+    cells = np.asarray(message.data, np.int8).view(np.uint8)
+    if cells.size != info.width * info.height:
+        raise BadImage("data", f"{cells.size} cells; expected: {info.width}x{info.height}")
     colors = np.zeros((256, 4), np.uint8)
     for value, rgba in _GRID_RGBA.items():
         colors[value] = rgba
@@ -59,7 +63,7 @@ def objects(message: Any, node: SeenNode) -> Drawing:
             centers=[(box.center.position.x, box.center.position.y, box.center.position.z) for box in boxes],
             sizes=[np.maximum((box.size.x, box.size.y, box.size.z), _FLAT_M) for box in boxes],
             quaternions=[rr.Quaternion(xyzw=(turn.x, turn.y, turn.z, turn.w)) for turn in turns],
-            colors=instance_colors(int(detection.id or 0) for detection in message.detections),
+            colors=colors_of(message.detections),
             labels=[node.title(detection) for detection in message.detections],
             fill_mode="transparentfillmajorwireframe",
         )

@@ -5,6 +5,7 @@ is the entity itself. Pixels are as the viewer counts them: the image's corner i
 """
 
 import io
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -86,8 +87,9 @@ def image(message: Any) -> tuple[rr.EncodedImage, int, int]:
 def class_map(message: Any, node: SeenNode) -> Drawing:
     """In the classes' colours; what is unlabelled is transparent. A PNG takes a tenth of the memory of a raw image."""
     palette = np.zeros((256, 3), np.uint8)
-    for class_id in node.categories or range(UNLABELLED):
-        palette[class_id] = node.category(class_id).color
+    for class_id in range(UNLABELLED):
+        if class_id in node.categories or not node.categories:
+            palette[class_id] = node.category(class_id).color
     pixels = _pixels(message, np.uint8)
     node.width = pixels.shape[1]
     picture = Image.frombytes("P", pixels.shape[::-1], pixels.tobytes())
@@ -132,7 +134,7 @@ def instances(message: Any, node: SeenNode) -> Drawing:
         "": rr.Boxes2D(
             centers=[(box.center.position.x, box.center.position.y) for box in boxes],
             sizes=[(box.size_x, box.size_y) for box in boxes],
-            colors=instance_colors(int(detection.id or 0) for detection in message.detections),
+            colors=colors_of(message.detections),
             labels=[
                 node.title(detection) if detection.bbox.size_x >= _NAMED_FROM * node.width else ""
                 for detection in message.detections
@@ -151,7 +153,7 @@ def tracks(message: Any, node: SeenNode) -> Drawing:
         trail = trails[id_] = node.trails.get(id_, deque())
         if trail and trail[-1][0] >= now:
             trail.clear()  # time ran backwards
-        trail.append((now, u + 0.5, v + 0.5))
+        trail.append((now, u, v))
         while now - trail[0][0] > _TRAIL_S * 1e9:
             trail.popleft()
     node.trails = trails
@@ -161,7 +163,7 @@ def tracks(message: Any, node: SeenNode) -> Drawing:
     return {
         "": rr.LineStrips2D([[(x, y) for _, x, y in trail] for trail in trails.values()], colors=colors, radii=LINE),
         "velocity": rr.Arrows2D(
-            origins=np.stack([points["u"], points["v"]], 1)[moves] + 0.5,
+            origins=np.stack([points["u"], points["v"]], 1)[moves],
             vectors=speeds[moves] * ARROW_S,
             colors=colors[moves],
             radii=LINE,
@@ -178,6 +180,9 @@ def tracks_of(message: Any) -> np.ndarray:
     fields = {each.name: each for each in message.fields}
     if missing := [name for name in _TRACK_FIELDS if name not in fields]:
         raise BadImage("fields", f"no {', '.join(missing)}; expected: what ~/tracks has")
+    for name in _TRACK_FIELDS:
+        if fields[name].offset + TRACK[name].itemsize > message.point_step:  # numpy's own check can overflow
+            raise BadImage("fields", f"{name} lies beyond point_step, {message.point_step}")
     point = {
         "names": [*_TRACK_FIELDS],
         "formats": [TRACK[name] for name in _TRACK_FIELDS],
@@ -193,6 +198,15 @@ def tracks_of(message: Any) -> np.ndarray:
 def instance_colors(ids: Iterable[int]) -> np.ndarray:
     """uint8 (N, 3), RGB: an object's colour is everywhere that of its id."""
     return np.uint8([instance_color_bgr(id_)[::-1] for id_ in ids]).reshape(-1, 3)
+
+
+def colors_of(detections: Iterable[Any]) -> np.ndarray:
+    """The same of vision_msgs' detections; those without an id have 0's. Raises BadImage if an id is no number."""
+    ids = [detection.id or "0" for detection in detections]
+    for id_ in ids:
+        if not re.fullmatch("[0-9]{1,10}", id_):
+            raise BadImage("id", f"{id_!r}; expected: an instance's number")
+    return instance_colors(map(int, ids))
 
 
 def legend(categories: Iterable[Category]) -> rr.Points2D:
@@ -224,7 +238,8 @@ def _pixels(message: Any, dtype: type) -> np.ndarray:
     if message.encoding not in names:
         raise BadImage("encoding", f"{message.encoding!r}; expected: {names[0]}")
     size = np.dtype(dtype).itemsize
-    if message.step < message.width * size or data.size != message.height * message.step or not data.size:
+    is_empty = not message.width or not data.size
+    if is_empty or message.step < message.width * size or data.size != message.height * message.step:
         raise BadImage("step", f"{message.step} bytes do not fit {message.width}x{message.height} in {data.size} bytes")
     rows = np.ascontiguousarray(data.reshape(message.height, message.step)[:, : message.width * size])
     return rows.view(np.dtype(dtype).newbyteorder(">" if message.is_bigendian else "<")).astype(dtype)

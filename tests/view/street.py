@@ -76,6 +76,18 @@ def street_messages(n: int, make: MessageFactory, compressed: bool = False) -> l
     return [("/perception_node/label_info", "vision_msgs/msg/LabelInfo", make.label_info(header, CAMVID)), *messages]
 
 
+def times(index: int, make: MessageFactory, **milliseconds: object) -> tuple[str, str, Any]:
+    """Topic, type and message that tell how long stages took of a frame."""
+    pair = make.message_class("diagnostic_msgs/msg/KeyValue")
+    pairs = [pair(key=f"{stage} ms", value=str(value)) for stage, value in milliseconds.items()]
+    status = make.message_class("diagnostic_msgs/msg/DiagnosticStatus")(
+        level=0, name="/perception_node: perception", message="", hardware_id="", values=pairs
+    )
+    type_ = "diagnostic_msgs/msg/DiagnosticArray"
+    header = make.header(STAMP_NS + index * 10**8, "")
+    return "/diagnostics", type_, make.message_class(type_)(header=header, status=[status])
+
+
 def write_mounting(folder: Path) -> Path:
     path = folder / "mounting.yaml"
     Mounting.from_angles(1.5, 0.1).to_yaml(path)

@@ -12,7 +12,19 @@ rr = pytest.importorskip("rerun", reason="rerun-sdk is not installed: make setup
 import cv2  # noqa: E402
 from click.testing import CliRunner  # noqa: E402
 from PIL import Image  # noqa: E402
-from street import CAMERA, CAMVID, CAR, ROAD, STAMP_NS, K, columns, maps, street_messages, write_mounting  # noqa: E402
+from street import (  # noqa: E402
+    CAMERA,
+    CAMVID,
+    CAR,
+    ROAD,
+    STAMP_NS,
+    K,
+    columns,
+    maps,
+    street_messages,
+    times,
+    write_mounting,
+)
 
 from perception_node.bags import BagWriter, typestore  # noqa: E402
 from perception_node.calibration_input import CalibrationOptions  # noqa: E402
@@ -80,8 +92,10 @@ def test_a_bag_is_written_as_entities_that_hold_what_it_holds(compressed, tmp_pa
     red, green, blue = instance_color_bgr(7)[::-1]
     assert found[f"{NODE}/instance_map", "colors"][0] == [(red << 24) + (green << 16) + (blue << 8) + 255]
 
-    # Half a second's way; the tracks' header names the base frame, which camera they are of the other messages'.
-    assert found[f"{NODE}/tracks/velocity", "origins"][2] == [[30.5, 25.5]]
+    # Half a second's way from the middle of the box; the tracks' header names the base frame, which camera they are of
+    # the other messages'.
+    middles = [[[28.0 + index, 25.0]] for index in range(5)]
+    assert found[f"{NODE}/tracks/velocity", "origins"] == found[f"{NODE}/instances", "centers"] == middles
     assert found[f"{NODE}/tracks/velocity", "vectors"] == [[[5.0, 0.0]]] * 5
     in_metres_too = "vehicle/perception_node/tracks"
     assert found[in_metres_too, "vectors"] == [[], []] + [[[-2.0, 1.0, 0.0]]] * 3
@@ -117,6 +131,33 @@ def test_damaged_messages_are_said_and_counted_and_the_others_shown(tmp_path, rr
     found = columns(rrd)
     assert len(found[f"{NODE}/class_map", "blob"]) == 1
     assert len(found[f"{NODE}/instance_map", "strips"]) == 4
+
+
+def test_what_other_nodes_say_in_a_way_of_their_own_is_said_and_left_out(tmp_path, rrd):
+    """Ids that are no numbers, grids without cells, times that are words, classes that no class map can hold."""
+    messages = street_messages(2, MAKE)
+    for topic, _, message in messages:
+        if topic.endswith("/instances"):
+            message.detections[0].id = "a4f0"
+        elif topic.endswith("/drivable_grid"):
+            message.data = message.data[:5]
+        elif topic.endswith("/label_info"):
+            message.class_map[0].class_id = 300
+    output = saved(rrd, write_bag(tmp_path / "bag", [*messages, times(1, MAKE, network="n/a")]))
+    for expected in (
+        "instances: left out: id: 'a4f0'; expected: an instance's number",
+        "drivable_grid: left out: data: 5 cells; expected: 3x2",
+        "/diagnostics: left out: network ms: 'n/a'; expected: a number",
+    ):
+        assert expected in output
+    found = columns(rrd)
+    assert len(found[IMAGE, "blob"]) == len(found[f"{NODE}/class_map", "blob"]) == 2
+
+
+def test_objects_without_a_number_are_refused():
+    with pytest.raises(BadImage, match="id: 'car'"):
+        in_pixels.colors_of([SimpleNamespace(id="car")])
+    np.testing.assert_array_equal(in_pixels.colors_of([SimpleNamespace(id="")]), in_pixels.instance_colors([0]))
 
 
 def test_without_a_calibration_all_in_pixels_is_shown_and_said_why_nothing_is_in_metres(tmp_path, rrd):
@@ -212,7 +253,7 @@ def test_a_track_leaves_its_way_of_the_last_seconds_and_none_from_the_future():
     for message in tracks(24):
         drawn = in_pixels.tracks(message, node)
     (way,) = drawn[""].strips.as_arrow_array().to_pylist()
-    assert [x for x, _ in way] == [28.5 + index for index in range(3, 24)]  # two seconds at a pixel each tenth
+    assert way == [[28 + index, 25] for index in range(3, 24)]  # two seconds at a pixel each tenth
     again = in_pixels.tracks(tracks(1)[0], node)
     assert [len(way) for way in again[""].strips.as_arrow_array().to_pylist()] == [1]
     (gone,) = tracks(1)
@@ -231,6 +272,9 @@ def test_tracks_with_other_fields_are_read_by_name_or_refused():
     (message,) = tracks(1)
     message.data = message.data[:-1]
     with pytest.raises(BadImage, match="point_step"):
+        in_pixels.tracks_of(message)
+    message.fields[0].offset = 2**32 - 4  # where numpy would read, beyond all that is there
+    with pytest.raises(BadImage, match="fields: x lies beyond point_step, 72"):
         in_pixels.tracks_of(message)
 
 
@@ -253,8 +297,13 @@ def test_small_objects_have_no_names_in_the_image():
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
-    [({"encoding": "rgb8"}, "encoding"), ({"step": 63}, "step"), ({"data": np.zeros(5, np.uint8)}, "step")],
-    ids=["encoding", "step", "data"],
+    [
+        ({"encoding": "rgb8"}, "encoding"),
+        ({"step": 63}, "step"),
+        ({"data": np.zeros(5, np.uint8)}, "step"),
+        ({"width": 0}, "step"),
+    ],
+    ids=["encoding", "step", "data", "width"],
 )
 def test_maps_that_are_not_maps_are_refused(changes, expected):
     message = MAKE.image(MAKE.header(STAMP_NS, "camera"), np.full((48, 64), ROAD, np.uint8), "mono8")

@@ -19,13 +19,15 @@ import pytest
 pytest.importorskip("rerun", reason="rerun-sdk is not installed: make setup-view")
 
 import cv2
-from street import CAMVID, CAR, MAGENTA_BGR, ROAD, street_messages, write_mounting
+from street import CAMVID, CAR, MAGENTA_BGR, ROAD, street_messages, times, write_mounting
 
 from perception_node.bags import BagWriter, typestore
 from perception_node.errors import UserError
 from perception_node.messages import MessageFactory
 from perception_node.view.command import _until_interrupted
+from perception_node.view.entities import _PLOT_RGB
 from perception_node.view.serve import Address, server
+from perception_node.visualize import instance_color_bgr
 
 SOFTWARE_WEBGL = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 PATIENCE_S = 300
@@ -47,9 +49,15 @@ def free_address(memory: str = "100MB") -> Address:
 
 @pytest.fixture
 def bag(tmp_path: Path) -> Path:
-    path = tmp_path / "bag"
+    """Of five frames, with the times that they took."""
+    path, make, messages = tmp_path / "bag", MessageFactory.rosbags(typestore()), []
+    for item in street_messages(5, make):
+        messages.append(item)
+        if item[0] == "/perception_node/free_space":  # a frame's last
+            index = sum(topic == "/diagnostics" for topic, _, _ in messages)
+            messages.append(times(index, make, network=20 + index % 2))
     with BagWriter(path) as writer:
-        for index, (topic, type_, message) in enumerate(street_messages(5, MessageFactory.rosbags(typestore()))):
+        for index, (topic, type_, message) in enumerate(messages):
             writer.write(topic, type_, index, typestore().serialize_cdr(message, type_))
     return path
 
@@ -136,7 +144,7 @@ def test_an_interrupt_that_gets_lost_where_it_came_is_not_forgotten():
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: apt install chromium")
-def test_a_browser_shows_camera_classes_objects_and_grid_where_they_are(bag: Path, tmp_path: Path):
+def test_a_browser_shows_camera_classes_tracks_grid_and_times_where_they_are(bag: Path, tmp_path: Path):
     """Slow where a processor draws: it waits for what it looks for, as long as that may take."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup-view")
     rrd, seen = tmp_path / "t.rrd", tmp_path / "seen.png"
@@ -170,6 +178,8 @@ def wrong_in(bgr: np.ndarray) -> str:
         "car": mixed(CAMVID[CAR].color, magenta, 0.5),
         "free cell": mixed((60, 200, 90), white, 0.7),
         "occupied cell": mixed((200, 70, 60), white, 0.7),
+        "track": instance_color_bgr(7)[::-1],
+        "times": _PLOT_RGB[0],
     }
     masks = {name: np.abs(bgr[..., ::-1].astype(float) - color).max(2) < 10 for name, color in colors.items()}
     if missing := [name for name, mask in masks.items() if mask.sum() < 30]:
@@ -184,9 +194,20 @@ def wrong_in(bgr: np.ndarray) -> str:
     expected = np.array([left + 24 * scale, top - 4 * scale, 16 * scale, 10 * scale])
     if np.abs(boxes["car"] - expected).max() > 2 * scale:  # its outline is drawn over its edge
         return f"the car is at {boxes['car']}; expected: {expected.round()}"
+    # In the car, apart from its outline: the way that its middle came, and the arrow for the next half second.
+    corner_x, corner_y = round(left + 26 * scale), round(top - 2 * scale)
+    inside = masks["track"][corner_y : round(top + 4 * scale), corner_x : round(left + 39 * scale)]
+    x, y, width, height = cv2.boundingRect(inside.view(np.uint8))
+    begin, end = (corner_x + np.array([x, x + width]) - left) / scale
+    middle = 24 + (corner_y + y + height / 2 - top) / scale
+    if abs(begin - 28) > 1 or abs(end - 37) > 1 or abs(middle - 25) > 0.3:
+        return f"the track goes from {begin:.1f} to {end:.1f} at {middle:.2f}; expected: from 28 to 37 at 25"
     (x, y, *_), (free_x, free_y, *_) = boxes["occupied cell"], boxes["free cell"]
     if abs(x - free_x) > 20 or free_y <= y:
         return "the free cell is not nearer than the occupied one"
+    _, _, width, height = cv2.boundingRect(masks["times"][free_y:, round(left + 64 * scale) :].view(np.uint8))
+    if width < 100 or height < 50:
+        return f"no line of times up and down below the grid: {width}x{height} pixels"
     return ""
 
 

@@ -130,8 +130,8 @@ def street(seed: int, pipeline: Pipeline, frames: int) -> Iterator[Moment]:
 
 
 def disturbed(frame: PanopticFrame, taxonomy: Taxonomy, rng: np.random.Generator) -> PanopticFrame:
-    """As a network might see it: 10 % of the instances are missed, 10 % get a class by lot, 10 % are cut in two by a gap of
-    two columns; half of them are thinner by a pixel all around."""
+    """As a network might see it: 10 % of the instances are missed, 10 % get a class by lot, 10 % are cut in two by a
+    gap of two columns; half of them are thinner by a pixel all around."""
     classes, ids = frame.class_map.copy(), frame.instance_map.copy()
     for each in frame.instances:
         mask = frame.instance_map == each.id

@@ -61,8 +61,8 @@ class OpenVinoEngine:
 
 @functools.cache
 def _core() -> openvino.Core:
-    """Is never freed: its CPU plugin gives the thread that it is made on a stack for signal handlers, and takes the memory
-    back from under it when it is freed on another thread. The next Ctrl-C then is a segmentation fault.
+    """Is never freed: its CPU plugin gives the thread that makes it a stack for signal handlers, and unmaps that even
+    when another thread frees it. The next Ctrl-C then is a segmentation fault.
     """
     return openvino.Core()
 

@@ -228,7 +228,7 @@ class Fusion(ABC):
         return self.device.kernels(KERNELS / self.source, TILE=side, RUN=self._run(side), **defines)
 
     def compile_all(self) -> None:
-        """Once an image was fused: has the kernels there for images of every size, so that none waits for the compiler."""
+        """Once an image was fused: has the kernels there for every size, so that no image waits for the compiler."""
         for side in SIDES:
             if side <= self._largest_side:
                 self._compiled(side)

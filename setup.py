@@ -56,7 +56,7 @@ setup(
         "jsonschema>=3.2,<5",
         "click>=8,<9",
         "tqdm>=4.57,<5",
-        "rosbags>=0.11,<0.12",
+        "rosbags>=0.11.6,<0.12",
     ],
     extras_require={
         # embreex: the ray caster of the simulated street

@@ -1,7 +1,8 @@
 """Recordings, rosbag2 (mcap or sqlite3) and ROS 1, read and written without ROS through the rosbags library."""
 
+import shutil
 import struct
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -9,12 +10,15 @@ from heapq import merge
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from types import FunctionType
+from typing import Any, BinaryIO, ClassVar
 
 import yaml
 from rosbags.interfaces import (
     Connection,
     ConnectionExtRosbag2,
+    MessageDefinition,
+    MessageDefinitionFormat,
     Qos,
     QosDurability,
     QosHistory,
@@ -23,7 +27,9 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag1 import Reader as Ros1Reader
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, ReaderError, StoragePlugin, Writer
+from rosbags.rosbag2.reader import DirectoryReader, zstd
+from rosbags.rosbag2.storage_mcap import McapReader, read_bytes, read_string
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
@@ -46,6 +52,12 @@ ROS1_SUFFIX = ".bag"
 _METADATA = "metadata.yaml"
 _COMPRESSED_SUFFIX = ".zstd"
 _STORAGE_SUFFIXES = (".mcap", ".db3", f".mcap{_COMPRESSED_SUFFIX}", f".db3{_COMPRESSED_SUFFIX}")
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+"""What is compressed begins with it; CDR begins with a zero."""
+_LOG_SUFFIX = "-wal"
+"""Of the file in which SQLite keeps what it has yet to write to the database."""
+_RENAMED = {"tf/msg/tfMessage": "tf2_msgs/msg/TFMessage"}
+"""Types of ROS 1 whose fields are those of another."""
 _VISION_MSGS = Path(__file__).parent / "interfaces" / "vision_msgs" / "msg"
 
 
@@ -68,7 +80,45 @@ def is_bag(path: Path) -> bool:
 
 
 def _storage_files(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.name.endswith(_STORAGE_SUFFIXES))
+    """But not the compressed ones that lie there unpacked, too."""
+    files = {file for file in folder.iterdir() if file.name.endswith(_STORAGE_SUFFIXES)}
+    return sorted(file for file in files if file.suffix != _COMPRESSED_SUFFIX or file.with_suffix("") not in files)
+
+
+def _with(method: Callable[..., Any], **names: Any) -> Callable[..., Any]:
+    """A method of the library, in which these names of its module mean something else."""
+    return FunctionType(method.__code__, {**method.__globals__, **names})
+
+
+def _any_text(record: BinaryIO) -> str:
+    return read_bytes(record).decode(errors="replace")
+
+
+def _no_definition(_: object) -> MessageDefinition:
+    return MessageDefinition(MessageDefinitionFormat.NONE, "")
+
+
+class _McapReader(McapReader):
+    """The library's, but others than ROS may have written to the file, too: their tools name no profile, and protobuf's
+    definitions are no text."""
+
+    _open = _with(McapReader._open, read_string=lambda header: read_string(header) or "ros2")
+    _read_summary = _with(McapReader.read_index, read_string=_any_text, get_msgdef=_no_definition)
+    meta_scan = _with(McapReader.meta_scan, read_string=_any_text, get_msgdef=_no_definition)
+
+    def read_index(self) -> None:
+        self._read_summary()
+        if not self.schemas:  # those of a summary are optional, but its channels have no types without
+            self.connections.clear()
+            self.meta_scan()
+
+
+class _DirectoryReader(DirectoryReader):
+    STORAGE_PLUGINS: ClassVar = {**DirectoryReader.STORAGE_PLUGINS, "mcap": _McapReader}
+
+
+class _Reader(Reader):
+    STORAGE_PLUGINS: ClassVar = {**Reader.STORAGE_PLUGINS, "dir": _DirectoryReader, ".mcap": _McapReader}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +138,8 @@ class Bag:
     """A recording for reading; use it in a `with`. Made by `open_bag`.
 
     Message definitions in it do not count, and so cannot be wrong: types that are not of ROS 2 or vision_msgs are left
-    to others. The library's errors become SourceErrors. What a caller does with the bag open is not its affair.
+    to others, as is what is not CDR. The library's errors become SourceErrors. What a caller does with the bag open is
+    not its affair.
 
     Args:
         path: what the user named.
@@ -104,12 +155,16 @@ class Bag:
 
     def __enter__(self) -> "Bag":
         with self._blamed(), ExitStack() as stack:
-            open_ = [stack.enter_context((Ros1Reader if _is_ros1(file) else Reader)(file)) for file in self._files]
+            files = [_unpacked(file, stack) for file in self._files]
+            open_ = [stack.enter_context((Ros1Reader if _is_ros1(file) else _Reader)(file)) for file in files]
             self._readers: list[Reader | Ros1Reader] = open_
-            for connection in (connection for reader in open_ for connection in reader.connections):
+            connections = [connection for reader in open_ for connection in reader.connections]
+            for connection in connections:
                 if _is_readable(connection):
                     count = connection.msgcount + getattr(self.topics.get(connection.topic), "count", 0)
-                    self.topics[connection.topic] = Topic(connection.msgtype, count)
+                    self.topics[connection.topic] = Topic(_type(connection), count)
+            if connections and not self.topics and not _is_ros1(self._path):
+                raise ReaderError(f"None of its {len(connections)} topics is in CDR")
             self._stack = stack.pop_all()
         return self
 
@@ -143,10 +198,14 @@ class Bag:
 
 
 def _remedy(error: Exception) -> str:
-    if isinstance(error, (KeyError, UnicodeDecodeError)):  # of a schema
-        return "if other topics are not ROS 2's, as JSON or protobuf, leave them out: `mcap filter -y TOPIC`"
+    if isinstance(error, KeyError):  # how a .db3 says what its messages are
+        return "make an mcap of it with `ros2 bag convert`, where that does not matter"
     if str(error).startswith("Profile"):
         return "make one with `ros2 bag convert`, or pass the ROS 1 .bag that it was made of"
+    if str(error).startswith("None of its"):
+        return "make one with `ros2 bag record`, or pass the ROS 1 .bag that it was made of"
+    if str(error).startswith("Serialization"):
+        return "pass its .mcap or .db3 file itself: what is not CDR is left out then"
     return "if the recording was cut off, try `ros2 bag reindex` or `mcap recover`"
 
 
@@ -154,36 +213,52 @@ def _is_ros1(path: Path) -> bool:
     return path.suffix == ROS1_SUFFIX
 
 
+def _unpacked(file: Path, stack: ExitStack) -> Path:
+    """A storage file; of a compressed one what is in it, which goes with the stack."""
+    if file.suffix != _COMPRESSED_SUFFIX:
+        return file
+    unpacked = Path(stack.enter_context(TemporaryDirectory())) / file.stem
+    with zstd.open(file, "rb") as source, unpacked.open("wb") as sink:
+        shutil.copyfileobj(source, sink)
+    return unpacked
+
+
 def _is_readable(connection: Connection) -> bool:
     """Whether its messages are CDR, or of a type that can be converted."""
     if isinstance(connection.ext, ConnectionExtRosbag2):
         return connection.ext.serialization_format == "cdr"
-    return connection.msgtype in typestore().fielddefs
+    return _type(connection) in typestore().fielddefs
+
+
+def _type(connection: Connection) -> str:
+    """Of its messages, by ROS 2's name."""
+    return _RENAMED.get(connection.msgtype, connection.msgtype)
 
 
 def _messages(
     reader: Reader | Ros1Reader, topics: Container[str] | None
 ) -> Iterator[tuple[Connection, int, bytes | memoryview]]:
-    # The storages' own connections: the library takes those that metadata.yaml names for others if their QoS profiles
-    # are, which people edit for `ros2 bag play`, and which may change from file to file.
-    storages = getattr(getattr(reader, "storage", None), "storages", [reader])
-    connections = [
-        connection
-        for storage in storages
-        for connection in storage.connections
-        if (topics is None or connection.topic in topics) and _is_readable(connection)
-    ]
-    if not connections:  # which would mean all
-        return
-    for connection, time_ns, data in reader.messages(connections):
-        yield connection, time_ns, _from_ros1(data, connection.msgtype) if isinstance(reader, Ros1Reader) else data
+    # From the storages themselves: the library's reader of folders takes connections that metadata.yaml names for
+    # others if their QoS profiles are, which people edit for `ros2 bag play`, and which may change from file to file.
+    for storage in getattr(getattr(reader, "storage", None), "storages", [reader]):
+        connections = [
+            connection
+            for connection in storage.connections
+            if (topics is None or connection.topic in topics) and _is_readable(connection)
+        ]
+        if connections:  # none would mean all
+            for connection, time_ns, data in storage.messages(connections):
+                type_ = _type(connection)
+                yield connection._replace(msgtype=type_), time_ns, _cdr(data, type_, isinstance(reader, Ros1Reader))
 
 
-def _from_ros1(data: bytes, message_type: str) -> bytes | memoryview:
-    """As CDR; a damaged message as it is, for whoever reads it to find."""
+def _cdr(data: bytes, message_type: str, is_ros1: bool) -> bytes | memoryview:
+    """A message as CDR; a damaged one as it is, for whoever reads it to find."""
     try:
-        return typestore().ros1_to_cdr(data, message_type)
-    except SerdeError:
+        if is_ros1:
+            return typestore().ros1_to_cdr(data, message_type)
+        return zstd.decompress(data) if data.startswith(_ZSTD_MAGIC) else data
+    except (SerdeError, zstd.ZstdError):
         return data
 
 
@@ -199,9 +274,13 @@ def open_bag(path: Path) -> Bag:
         files = _storage_files(path)
         if not files:
             raise SourceError(f"{path}: holds no rosbag2: no {_METADATA}, and no .mcap or .db3 file")
-    for file in files:
-        if file.suffix == _COMPRESSED_SUFFIX:
-            raise SourceError(f"{file}: is compressed, and no {_METADATA} names it; unpack it with `zstd -d {file}`")
+    for file in _storage_files(path) if path.is_dir() else files:
+        log = file.with_name(file.name + _LOG_SUFFIX)
+        if log.is_file() and log.stat().st_size:
+            raise SourceError(
+                f"{file}: was cut off, its last messages are in {log.name}; "
+                f"bring them together with `sqlite3 {file} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
+            )
     return Bag(path, files)
 
 

@@ -1,5 +1,8 @@
 """Recordings as other tools write them, or leave them behind: all images are read, or a sentence says what to do."""
 
+import shutil
+import sqlite3
+
 import numpy as np
 import pytest
 import yaml
@@ -7,11 +10,11 @@ from mcap.writer import CompressionType, IndexType
 from mcap.writer import Writer as McapWriter
 from rosbags.rosbag1 import Writer as Ros1Writer
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from test_sources import CAMERA_INFO, IMAGE, image
 
 from perception_node.bags import LATCHED, typestore
-from perception_node.errors import SourceError
+from perception_node.errors import BadImage, SourceError
 from perception_node.messages import camera_image
 from perception_node.sources import open_source
 
@@ -31,15 +34,19 @@ def values(path):
     return [int(camera_image(message).bgr()[0, 0, 0]) for message in found]
 
 
-def write_mcap(path, profile="ros2", others=(), little_endian=True, indices=(0, 1, 2, 3, 4), **options):
+PROTOBUF, JSON = ("protobuf", b"\x0a\xff", "protobuf"), ("jsonschema", b"{}", "json")
+
+
+def write_mcap(path, profile="ros2", others=(), little_endian=True, encoding="cdr", indices=(0, 1, 2, 3, 4), **options):
     """By the mcap library, as Foxglove's tools do. `others`: (schema's encoding, schema, messages' encoding)."""
     with path.open("wb") as file:
         writer = McapWriter(file, **options)
         writer.start(profile, "another library")
-        for schema_encoding, schema, encoding in others:
+        for schema_encoding, schema, other_encoding in others:
             kind = writer.register_schema("my_msgs/msg/Thing", schema_encoding, schema)
-            writer.add_message(writer.register_channel("/thing", encoding, kind), 5, b"\0\1\0\0", 5)
-        channel = writer.register_channel("/cam", "cdr", writer.register_schema(IMAGE, "ros2msg", DEFINITION.encode()))
+            writer.add_message(writer.register_channel("/thing", other_encoding, kind), 5, b"\0\1\0\0", 5)
+        schema = writer.register_schema(IMAGE, "ros2msg", DEFINITION.encode())
+        channel = writer.register_channel("/cam", encoding, schema)
         for k in indices:
             cdr = bytes(typestore().serialize_cdr(IMAGES[k], IMAGE, little_endian=little_endian))
             writer.add_message(channel, TIMES[k], cdr, TIMES[k], k)
@@ -70,6 +77,12 @@ NO_SUMMARY = {
         {"others": [("ros2msg", b"no % definition !\n", "cdr")]},
         {"others": [("ros2idl", b"no definition", "cdr")]},
         {"others": [("", b"", "json")]},
+        {"others": [JSON, PROTOBUF]},
+        {"others": [JSON, PROTOBUF], **NO_SUMMARY},
+        {"others": [JSON, PROTOBUF], "repeat_schemas": False},
+        {"repeat_schemas": False, "use_statistics": False},
+        {"profile": ""},
+        {"profile": "", **NO_SUMMARY},
     ],
 )
 def test_mcap(tmp_path, options):
@@ -79,9 +92,8 @@ def test_mcap(tmp_path, options):
 @pytest.mark.parametrize(
     ("options", "remedy"),
     [
-        ({"others": [("jsonschema", b"{}", "json")]}, "leave them out: `mcap filter -y TOPIC`"),
-        ({"others": [("protobuf", b"\x0a\xff", "protobuf")]}, "leave them out: `mcap filter -y TOPIC`"),
-        ({"profile": ""}, "Profile is not ros2.; make one with `ros2 bag convert`"),
+        ({"profile": "ros1"}, "Profile is not ros2.; make one with `ros2 bag convert`"),
+        ({"profile": "", "encoding": "ros1"}, "None of its 1 topics is in CDR; make one with `ros2 bag record`"),
         ({"indices": [1, 0], "use_chunking": False}, "not in timestamp order. Use an indexed file."),
     ],
 )
@@ -115,6 +127,27 @@ def test_ros_1(tmp_path, compression):
     assert [list(info.k) for info in infos] == [list(range(9))] * 5
 
 
+def test_transforms_of_ros_1_by_their_old_name(tmp_path):
+    ROS1.register(get_types_from_msg("geometry_msgs/TransformStamped[] transforms", "tf/msg/tfMessage"))
+    types = ROS1.types
+    header = types["std_msgs/msg/Header"](seq=0, stamp=types["builtin_interfaces/msg/Time"](1, 2), frame_id="base_link")
+    vector, turn = types["geometry_msgs/msg/Vector3"](1.0, 0.0, 1.5), types["geometry_msgs/msg/Quaternion"](0, 0, 0, 1)
+    stamped = types["geometry_msgs/msg/TransformStamped"](
+        header, "front", types["geometry_msgs/msg/Transform"](vector, turn)
+    )
+    image_header = types["std_msgs/msg/Header"](seq=0, stamp=header.stamp, frame_id="front")
+    with Ros1Writer(tmp_path / "drive.bag") as writer:
+        for topic, message in (
+            ("/cam", types[IMAGE](image_header, 4, 6, "bgr8", 0, 18, IMAGES[0].data)),
+            ("/tf", types["tf/msg/tfMessage"]([stamped])),
+        ):
+            connection = writer.add_connection(topic, message.__msgtype__, typestore=ROS1)
+            writer.write(connection, 5, ROS1.serialize_ros1(message, message.__msgtype__))
+    (found,) = (item.message for item in open_source(tmp_path / "drive.bag") if item.topic == "/tf")
+    assert found.__msgtype__ == "tf2_msgs/msg/TFMessage"
+    assert [(each.child_frame_id, each.transform.translation.z) for each in found.transforms] == [("front", 1.5)]
+
+
 def test_ros_1_that_was_cut_off(tmp_path):
     (tmp_path / "drive.bag").write_bytes(b"#ROSBAG V2.0\n")
     with pytest.raises(SourceError, match=r"drive\.bag: cannot be read as a ROS 1 bag: .*; try `rosbag reindex`"):
@@ -139,13 +172,79 @@ def test_compressed_files_and_messages(tmp_path, plugin, compression):
 
 
 @pytest.mark.parametrize("plugin", list(StoragePlugin))
-def test_a_compressed_file_without_metadata_is_to_be_unpacked(tmp_path, plugin):
-    bag = write(tmp_path / "drive", plugin, CompressionMode.FILE)
+@pytest.mark.parametrize("compression", [CompressionMode.FILE, CompressionMode.MESSAGE])
+def test_compressed_files_and_messages_without_metadata(tmp_path, plugin, compression):
+    bag = write(tmp_path / "drive", plugin, compression)
     (bag / "metadata.yaml").unlink()
     (file,) = bag.iterdir()
-    for path in (bag, file):
-        with pytest.raises(SourceError, match=f"is compressed, and no metadata.yaml names it; .*`zstd -d {file}`"):
+    assert values(bag) == values(file) == VALUES
+
+
+def test_a_compressed_message_that_is_damaged_is_named_and_the_others_are_read(tmp_path):
+    bag = write(tmp_path / "drive", StoragePlugin.SQLITE3, CompressionMode.MESSAGE)
+    with sqlite3.connect(bag / "drive.db3") as database:
+        database.execute("UPDATE messages SET data = substr(data, 1, 20) WHERE id = 1")
+    first, *others = open_source(bag)
+    with pytest.raises(BadImage, match="message: 20 bytes are no sensor_msgs/msg/Image: "):
+        _ = first.message
+    assert [int(item.message.data[0]) for item in others] == VALUES[1:]
+
+
+def test_what_lies_there_packed_and_unpacked_is_read_once(tmp_path):
+    """As when somebody unpacked it by hand, or it was cut off while it was being compressed."""
+    bag = write(tmp_path / "drive", StoragePlugin.SQLITE3)
+    (bag / "metadata.yaml").unlink()
+    (bag / "drive.db3.zstd").write_bytes(b"\x28\xb5\x2f\xfd")
+    assert values(bag) == VALUES
+
+
+def test_a_compressed_file_that_was_cut_off(tmp_path):
+    bag = write(tmp_path / "drive", StoragePlugin.MCAP, CompressionMode.FILE)
+    file = bag / "drive.mcap.zstd"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(SourceError, match=r"drive\.mcap\.zstd: cannot be read as a rosbag2: .*; if .* was cut off"):
+        open_source(file)
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["metadata.yaml", "no metadata.yaml"])
+def test_messages_that_sqlite_has_yet_to_bring_in_have_a_remedy(tmp_path, is_known):
+    """As `ros2 bag record --storage-preset-profile resilient` leaves them when it is killed."""
+    bag = write(tmp_path / "drive", StoragePlugin.SQLITE3)
+    if not is_known:
+        (bag / "metadata.yaml").unlink()
+    file, cut_off = bag / "drive.db3", tmp_path / "cut_off"
+    database = sqlite3.connect(file)
+    database.execute("PRAGMA journal_mode=WAL")
+    database.execute("DELETE FROM messages WHERE id = 5")
+    database.commit()
+    shutil.copytree(bag, cut_off)  # before it is closed, which would bring them in
+    database.close()
+    for path in (cut_off, cut_off / "drive.db3"):
+        with pytest.raises(SourceError, match=r"in drive\.db3-wal; bring .* with `sqlite3 .*db3 'PRAGMA ") as caught:
             open_source(path)
+    _, remedy, _ = str(caught.value).split("'")
+    database = sqlite3.connect(cut_off / "drive.db3")
+    assert database.execute(remedy).fetchone() == (0, 0, 0)
+    database.close()
+    assert values(cut_off / "drive.db3") == VALUES[:4]
+
+
+def test_a_definition_that_sqlite_has_of_an_unknown_kind_has_a_remedy(tmp_path):
+    bag = write(tmp_path / "drive", StoragePlugin.SQLITE3)
+    with sqlite3.connect(bag / "drive.db3") as database:
+        database.execute("UPDATE message_definitions SET encoding = 'unknown'")
+    with pytest.raises(SourceError, match="make an mcap of it with `ros2 bag convert`"):
+        open_source(bag)
+
+
+def test_metadata_with_a_topic_that_is_not_cdr_has_a_remedy(tmp_path):
+    bag = tmp_path / "drive"
+    write(bag, StoragePlugin.MCAP)
+    write_mcap(bag / "drive.mcap", others=[PROTOBUF])
+    change_topic(bag, serialization_format="protobuf")
+    with pytest.raises(SourceError, match=r"pass its \.mcap or \.db3 file itself"):
+        open_source(bag)
+    assert values(bag / "drive.mcap") == VALUES
 
 
 @pytest.mark.parametrize("plugin", list(StoragePlugin))

@@ -28,7 +28,7 @@ from perception_node.panoptic import UNLABELLED, PanopticFrame
 from perception_node.perceiver import Perceiver
 from perception_node.pipeline import Pipeline
 from perception_node.simulation.cache import cached_drive
-from perception_node.sources import open_source
+from perception_node.sources import deserialize, open_source
 from perception_node.topics import IMAGE
 
 NOD_HZ = 1.5
@@ -57,8 +57,8 @@ def truth_of(bag: Path, every: int) -> list[dict[str, Any]]:
     """Of every n-th frame: stamp, class_map, instance_map; objects: id -> ((x, y) of the middle, and of the foot)."""
     frames: dict[int, dict[str, Any]] = defaultdict(dict)
     with open_bag(bag) as reader:
-        for connection, _, cdr in reader.messages([c for c in reader.connections if c.topic in TRUTH]):
-            message, name = reader.deserialize(cdr, connection.msgtype), connection.topic.rpartition("/")[2]
+        for connection, _, cdr in reader.messages(TRUTH):
+            message, name = deserialize(cdr, connection.msgtype), connection.topic.rpartition("/")[2]
             if name == "objects":
                 places = {
                     int(each.id): [(p.x, p.y) for p in (each.bbox.center.position, each.results[0].pose.pose.position)]

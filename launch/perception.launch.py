@@ -12,7 +12,7 @@ from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.launch_context import LaunchContext
 from launch_ros.actions import Node
-from launch_ros.parameter_descriptions import ParameterValue
+from launch_ros.parameter_descriptions import Parameter, ParameterValue
 
 from perception_node.cameras import CameraEntry, read_cameras
 from perception_node.dds import profile_variable, use_image_profile
@@ -112,9 +112,10 @@ def start(context: LaunchContext) -> list[Node]:
 
 def _node(common: Mapping[str, Any], namespace: str, camera: CameraEntry) -> Node:
     """A process for one camera, whose own parameters count more than what is common to all."""
-    own = {name: ParameterValue(value, value_type=type(value)) for name, value in camera.parameters.items()}
+    # Not a dictionary, which becomes a file: of several files rcl lets the one that names the node first count less.
+    own = [Parameter(name, value, value_type=type(value)) for name, value in camera.parameters.items()]
     return Node(
-        **{**common, "parameters": [*common["parameters"], *([own] if own else [])]},
+        **{**common, "parameters": [*common["parameters"], *own]},
         name=NODE,
         namespace=_join(namespace, camera.name),
         remappings=camera.remap.items(),

@@ -48,11 +48,16 @@ RECORDED = rf"^(/.*)?/{NODE}/[^/]+$|^/diagnostics$|^/tf(_static)?$"  # not compr
 RESULTS = rf"^(/.*)?/{NODE}/.+$|^/diagnostics$"  # of a node that ran when the bag was recorded
 
 
+def check_out(context: LaunchContext) -> None:
+    """Before anything runs, which an error would leave behind."""
+    out = context.launch_configurations["out"]
+    if out and Path(out).exists():
+        raise UserError(f"out: {out} exists, and is not overwritten; name another bag, or remove it")
+
+
 def play_when_active(context: LaunchContext) -> list[Any]:
     """Player and recorder, once all nodes are active."""
     values = context.launch_configurations
-    if values["out"] and Path(values["out"]).exists():
-        raise UserError(f"out: {values['out']} exists, and is not overwritten; name another bag, or remove it")
     play = ExecuteProcess(
         cmd=[
             *("ros2", "bag", "play", values["bag"], "--clock", "100", "--rate", values["rate"]),
@@ -85,4 +90,6 @@ def play_when_active(context: LaunchContext) -> list[Any]:
 
 def generate_launch_description() -> LaunchDescription:
     node = IncludeLaunchDescription(PythonLaunchDescriptionSource(str(HERE / "perception.launch.py")))
-    return LaunchDescription([*ARGUMENTS, node, OpaqueFunction(function=play_when_active)])
+    return LaunchDescription(
+        [*ARGUMENTS, OpaqueFunction(function=check_out), node, OpaqueFunction(function=play_when_active)]
+    )

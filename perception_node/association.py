@@ -1,4 +1,4 @@
-"""Which of a camera's tracks the instances of its next frame belong to: one to one, by masks, then by boxes.
+"""Which of a camera's tracks the instances of its next frame belong to: one to one, by masks, by boxes, by masks again.
 
 By masks: intersection over union of a track's mask, moved and scaled as its box is expected to (a Kalman filter; SORT,
 Bewley et al., ICIP 2016), and an instance's. By boxes, for what is too small or too quick for masks to meet, or was
@@ -8,7 +8,6 @@ hidden for a while: as far from where it should be as the motion is uncertain (t
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,21 +178,21 @@ class Association:
         overlap = self._overlap(tracks[rows], instances, columns, before, now)
         agreed = overlap * (1 + agreement) / 2
         trusted = np.minimum(agreed, overlap * hits / (hits + TRUST_HITS))
-
-        def boxes(free: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-            row, column = free[0][:, 0], free[1][0]
-            return closeness(tracks["box"][rows[row]], instances.box[columns[column]]) * agreement[free]
-
-        for similarity in (partial(_at_least, min_overlap, trusted), boxes, partial(_at_least, min_overlap, agreed)):
-            free = np.ix_(~np.isin(rows, track_of), track_of[columns] < 0)
-            similar = similarity(free)
-            found, of = self._solve(similar, maximize=True)
-            is_match = similar[found, of] > 0
-            track_of[columns[free[1][0, of[is_match]]]] = rows[free[0][found[is_match], 0]]
+        for masks in (trusted, None, agreed):  # None: by boxes
+            free_rows, free_columns = np.flatnonzero(~np.isin(rows, track_of)), np.flatnonzero(track_of[columns] < 0)
+            free = np.ix_(free_rows, free_columns)
+            if masks is None:
+                close = closeness(tracks["box"][rows[free_rows]], instances.box[columns[free_columns]])
+                similarity = close * agreement[free]
+            else:
+                similarity = np.where(masks[free] < min_overlap, 0, masks[free])
+            found, of = self._solve(similarity, maximize=True)
+            is_match = similarity[found, of] > 0
+            track_of[columns[free_columns[of[is_match]]]] = rows[free_rows[found[is_match]]]
         return track_of
 
     def stand_or_go(self, tracks: np.ndarray, instances: Instances, before: Array | None, now: Array) -> None:
-        """Makes the tracks that were seen once stand still, in place, unless more masks meet where they go together.
+        """Makes the tracks that were seen once stand still, in place, if so more masks meet than if they go together.
 
         How fast a new object is can only be guessed from those around it (camera_motion.py), who may be the ones that
         move. In a row of people that goes by a person an image the two differ only at its ends; so all decide at once.
@@ -210,7 +209,7 @@ class Association:
             overlap = self._overlap(moved, instances, columns, before, now)
             overlaps = overlap[self._solve(overlap, maximize=True)]
             met.append((np.count_nonzero(overlaps), overlaps.sum()))
-        if met[0] >= met[1]:
+        if met[0] >= met[1] and met[0][0]:
             tracks[rows] = still
 
     def _overlap(
@@ -284,12 +283,6 @@ def table(dtype: type, ids: Any, values: Any) -> np.ndarray:
     values_of = np.zeros(MAX_INSTANCES + 1, dtype)
     values_of[ids] = values
     return values_of
-
-
-def _at_least(least: float, similar: np.ndarray, free: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """The part of a matrix, with 0 for what is less."""
-    part = similar[free]
-    return np.where(part < least, 0, part)
 
 
 def _first(n: int, *keys: np.ndarray) -> np.ndarray:

@@ -49,17 +49,17 @@ def decode(data: np.ndarray, format: str = "") -> CameraImage:
     if content.find(end, header_end) < 0:
         raise BadImage("data", f"{image}, cut short after {len(content)} bytes")
     encoding = format.partition(";")[0].strip()
-    is_mosaic = encoding.startswith("bayer_") and encoding in ENCODINGS
+    if encoding.startswith("bayer_") and encoding in ENCODINGS:
+        mosaic = picture_or_none(cv2.imdecode, data, cv2.IMREAD_UNCHANGED)
+        if mosaic is not None and mosaic.ndim == 2:  # else somebody has made colours of it
+            if mosaic.itemsize != ENCODINGS[encoding].depth:
+                raise BadImage("data", f"{image} of {8 * mosaic.itemsize} bits a sample; its format says {encoding}")
+            return CameraImage(mosaic.reshape(-1).view(np.uint8), *mosaic.shape, mosaic.strides[0], encoding)
     # As the camera gave it: what turns it for people to look at would make it another camera's.
-    flags = cv2.IMREAD_UNCHANGED if is_mosaic else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    pixels = picture_or_none(cv2.imdecode, data, flags)
+    pixels = picture_or_none(cv2.imdecode, data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if pixels is None:
         raise BadImage("data", f"{image} that cannot be decoded ({len(content)} bytes)")
-    if not is_mosaic:
-        return CameraImage.from_bgr(pixels)
-    if pixels.ndim != 2 or pixels.itemsize != ENCODINGS[encoding].depth:
-        raise BadImage("data", f"{image} whose samples are not those of {encoding}, its format")
-    return CameraImage(pixels.reshape(-1).view(np.uint8), *pixels.shape, pixels.strides[0], encoding)
+    return CameraImage.from_bgr(pixels)
 
 
 def _png_size(content: bytes) -> tuple[int, int, int] | None:

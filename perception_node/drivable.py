@@ -39,7 +39,7 @@ def connected_surface(frame: PanopticFrame, taxonomy: Taxonomy) -> np.ndarray:
         for (a, b), size in ((EGO_ROWS, height), (EGO_COLUMNS, width))
     )
     left = surface.copy()
-    for _ in range(MAX_FLOODS):
+    for _ in range(MAX_FLOODS + 1):
         y, x = np.unravel_index(left[ego].argmax(), left[ego].shape)
         if not left[ego][y, x]:
             return (surface - left) * np.uint8(255)

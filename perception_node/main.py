@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from typing import Any
 
 import rclpy
@@ -41,21 +42,15 @@ def main() -> int:
         rclpy.init()
         is_up = True
         options = parse(remove_ros_args(sys.argv)[1:])
-        workers = Workers()
-        if options.cameras:
-            for camera in read_cameras(options.cameras):
-                nodes.append(PerceptionNode(workers, cli_args=["--ros-args", *camera.arguments(options.namespace)]))
-        else:
-            nodes.append(PerceptionNode(workers))
-        failed = []
-        for node in nodes:
-            if node.start():
-                threads.append(start_thread(node))
-            else:
-                failed.append(node)
-        if not threads:
+        nodes.extend(make_nodes(options))
+        executors = [SingleThreadedExecutor() for _ in nodes]  # now: it cannot be made once a signal has come
+        have_started = False
+        for node, executor in zip(nodes, executors, strict=True):
+            have_started |= node.start()  # one that fails can still be configured again, while the others go on
+            threads.append(threading.Thread(target=spin, args=(node, executor), daemon=True))
+            threads[-1].start()
+        if not have_started:
             return 1 if rclpy.ok() else 0
-        threads += map(start_thread, failed)  # who is there can be mended and configured, while the others go on
         for thread in threads:
             thread.join()
     except KeyboardInterrupt:
@@ -89,16 +84,21 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def start_thread(node: PerceptionNode) -> threading.Thread:
-    """The thread that spins a node."""
-    thread = threading.Thread(target=spin, args=(node,), daemon=True)
-    thread.start()
-    return thread
+def make_nodes(options: argparse.Namespace) -> Iterator[PerceptionNode]:
+    """The nodes of this process. Of several one whose parameters are refused is said, and left out."""
+    workers = Workers()
+    if not options.cameras:
+        yield PerceptionNode(workers)
+        return
+    for camera in read_cameras(options.cameras):
+        try:
+            yield PerceptionNode(workers, cli_args=["--ros-args", *camera.arguments(options.namespace)])
+        except ParameterException as error:
+            rclpy.logging.get_logger(NODE).fatal(f"camera {camera.name}: {one_line(error)}")
 
 
-def spin(node: PerceptionNode) -> None:
+def spin(node: PerceptionNode, executor: SingleThreadedExecutor) -> None:
     """Until the process is to end. What a callback raises is said, and the node goes on."""
-    executor = SingleThreadedExecutor()
     executor.add_node(node)
     while rclpy.ok():
         try:

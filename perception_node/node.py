@@ -10,6 +10,7 @@ So one frame is published while the next is segmented, and a camera whose subscr
 its turn has not come, newer images take the waiting one's place: newest frame wins, and what loses is counted.
 """
 
+import math
 import time
 import traceback
 from collections.abc import Generator, Mapping
@@ -80,7 +81,7 @@ class PerceptionNode(LifecycleNode):
         self._make = MessageFactory.rclpy()
         self._figures = Diagnostics()
         self.timer, self.fusion = self._figures.timer, {}
-        self._not_before = 0.0
+        self._not_before = -math.inf
         self._calibration = CalibrationInput(CalibrationOptions())
         self._calibration_problem: BadCalibration | None = None
         self._tracker: Tracker | None = None
@@ -91,7 +92,11 @@ class PerceptionNode(LifecycleNode):
         self._transform_inputs: dict[str, Any] = {}
         self._publishing: ThreadPoolExecutor | None = None
         super().__init__(NODE, **options)  # from here on rclpy destroys the node if the process ends
-        self._settings = Parameters(self, lambda: self.state, self._apply)
+        try:
+            self._settings = Parameters(self, lambda: self.state, self._apply)
+        except ParameterException:
+            super().destroy_node()
+            raise
         self._diagnostics = self.create_publisher(DiagnosticArray, DIAGNOSTICS, 10)
         # Not in ROS time, which stands still, or jumps back, with a bag's.
         self._diagnostics_timer = self.create_timer(
@@ -192,7 +197,7 @@ class PerceptionNode(LifecycleNode):
         rate, now = self._settings["max_rate"], time.monotonic()
         if rate and now < self._not_before:
             return False
-        self._not_before = max(self._not_before + 1 / rate, now) if rate else 0.0
+        self._not_before = max(self._not_before + 1 / rate, now) if rate else -math.inf
         return True
 
     # ---- lifecycle ----
@@ -213,8 +218,10 @@ class PerceptionNode(LifecycleNode):
         return self._change(self._free, FINALIZED)
 
     def on_error(self, _: LifecycleState) -> TransitionCallbackReturn:
+        why_not = self._why_not
         if (result := self._change(self._free, UNCONFIGURED)) != TransitionCallbackReturn.SUCCESS:
             self.state = FINALIZED
+        self._why_not = self._why_not or why_not
         return result
 
     def destroy_node(self) -> None:
@@ -253,15 +260,14 @@ class PerceptionNode(LifecycleNode):
         self._make_tracker()
         self._make_grounds()
         for name, output in ALL_OUTPUTS.items():
-            topic = self.resolve_topic_name(f"~/{name}")  # with what remaps it, for both
-            for each, suffix in ((output, ""), (output.compressed, "/compressed")):
+            for each, topic in ((output, f"~/{name}"), (output.compressed, self._compressed_topic(f"~/{name}"))):
                 if each is None:
                     continue
                 if self._make.knows(each.type):
-                    publisher = self.create_publisher(self._make.message_class(each.type), topic + suffix, OUTPUT_QOS)
+                    publisher = self.create_publisher(self._make.message_class(each.type), topic, OUTPUT_QOS)
                     self._outputs.append((name, each, publisher))
                 else:
-                    self.get_logger().warning(f"{each.type} is not installed: no ~/{name}{suffix}")
+                    self.get_logger().warning(f"{each.type} is not installed: no {topic}")
         label_info = self._make.label_info(self._make.header(self.get_clock().now().nanoseconds, ""), model.taxonomy)
         self._label_info = self.create_publisher(type(label_info), f"~/{LABEL_INFO}", LATCHED_QOS)
         self._label_info.publish(label_info)
@@ -282,11 +288,16 @@ class PerceptionNode(LifecycleNode):
         self.get_logger().info(f"active: waiting for {self._image_topic()}")
 
     def _image_topic(self) -> str:
-        """As image_transport has it: what is remapped is the name without the transport's; with it, it is taken too."""
-        transport = self._settings["image_transport"]
-        name = self.resolve_topic_name(IMAGE)
-        suffix = "" if transport == "raw" or name.endswith(f"/{transport}") else f"/{transport}"
-        return self.resolve_topic_name(name + suffix)
+        is_raw = self._settings["image_transport"] == "raw"
+        return self.resolve_topic_name(IMAGE if is_raw else self._compressed_topic(IMAGE))
+
+    def _compressed_topic(self, topic: str) -> str:
+        """Beside an image's topic: with a remapping of its own if there is one, else below the image's, which may name
+        the transport already."""
+        own = f"{topic}/compressed"
+        if self.resolve_topic_name(own) != self.resolve_topic_name(own, only_expand=True):
+            return own
+        return f"{self.resolve_topic_name(topic).removesuffix('/compressed')}/compressed"
 
     def _deactivate(self) -> None:
         for subscription in (*self._inputs, *self._transform_inputs.values()):
@@ -320,7 +331,7 @@ class PerceptionNode(LifecycleNode):
             self._diagnostics_timer.timer_period_ns = int(changes["diagnostics_period"] * 1e9)
             self._diagnostics_timer.reset()  # or the one under way is waited for as long as before
         if "max_rate" in changes:
-            self._not_before = 0.0
+            self._not_before = -math.inf
         if "priority" in changes and self.state == ACTIVE:
             self._worker.set_priority(self, changes["priority"])
         if any(name.startswith(FUSION) for name in changes):

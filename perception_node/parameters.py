@@ -121,7 +121,7 @@ PARAMETERS = (
         for name, description in (
             ("min_hits", "Images that an object must be seen in to be remembered when it is not."),
             ("max_lost_s", "Seconds that it is remembered."),
-            ("min_overlap", "Least intersection over union of masks that are one object's."),
+            ("min_overlap", "Least intersection over union of masks that are one object's, if of one class."),
         )
     ),
     _of_the_grid("grid_resolution", "Side of a cell of the drivable grid, metres."),

@@ -169,7 +169,7 @@ class Pipeline:
     def warm_up(self) -> None:
         """Runs twice on a grey image, so that the first real frame is not the slow one. Leaves no trace in `timer`.
 
-        A first frame of another encoding than bgr8, or much larger, may yet wait for the compiler: see compile_all.
+        A first frame of another encoding than bgr8, or of another size, may yet wait for the compiler: see compile_all.
         """
         timer, self.timer = self.timer, StageTimer()
         for _ in range(2):

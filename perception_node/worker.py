@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from perception_node.engine import DEFAULT_PLAN, PlanOptions
-from perception_node.errors import DeviceError, one_line
+from perception_node.errors import DeviceError, UserError, one_line
 from perception_node.image import CameraImage
 from perception_node.model import DEFAULT_MODEL, Model, load_model
 from perception_node.panoptic import PanopticFrame
@@ -203,7 +203,10 @@ class Worker:
         if camera.fusion:
             pipeline.set_fusion(**camera.fusion)
         pipeline.warm_up()
-        pipeline.compile_all()
+        try:
+            pipeline.compile_all()
+        except UserError as error:  # without a compiler what the cache has must do
+            camera.get_logger().warning(f"images of other encodings or sizes may be lost: {one_line(error)}")
         pipeline.timer = camera.timer
         self._pipelines[camera] = pipeline
         if not gc.isenabled():

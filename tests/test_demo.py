@@ -136,6 +136,16 @@ def test_a_simulated_drive_is_measured_against_its_truth(tmp_path):
     assert 'src="truth.jpg"' in (tmp_path / "out" / "index.html").read_text()
 
 
+@pytest.fixture
+def handlers():
+    """Restores those of the signals that the demo handles as Ctrl-C."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_without_footage_it_is_a_simulated_drive(tmp_path, monkeypatch):
     asked = {}
 

@@ -8,7 +8,6 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-import yaml
 
 from perception_node.cameras import read_cameras
 from perception_node.errors import UserError
@@ -154,17 +153,25 @@ def test_what_the_arguments_start(tmp_path, monkeypatch, arguments, expected):
 
 
 def test_each_cameras_own_parameters_count_more_than_those_of_all(tmp_path):
-    """Of parameter files the last counts. The namespaces of a group around it are kept."""
+    """Also than those of a file for whichever node. The namespaces of a group around it are kept."""
+    rclpy = pytest.importorskip("rclpy", reason="needs ROS 2")
     (tmp_path / "cameras.yaml").write_text(CAMERAS)
+    (tmp_path / "all.yaml").write_text("/**: {ros__parameters: {priority: 5, threads: 1}}")
     given = {"cameras": tmp_path / "cameras.yaml", "processes": "each", "namespace": "car", "ros_namespace": "/fleet"}
-    (front, rear), context = nodes(**given)
+    (front, rear), context = nodes(**given, params_file=tmp_path / "all.yaml")
     for node in (front, rear):
         node._perform_substitutions(context)
     assert [front.node_name, rear.node_name] == [f"/fleet/car/{name}/{NODE}" for name in ("front", "left/rear")]
     assert ("~/overlay", "/seen") in rear.expanded_remapping_rules
-    files = [yaml.safe_load(Path(path).read_text()) for path, _ in front._Node__expanded_parameter_arguments]
-    values = {name: value for file in files for name, value in file[front.node_name]["ros__parameters"].items()}
-    assert (values["model"], values["priority"], values["device"]) == ("5", 2, "cpu")
+    words = ["--ros-args", "-r", "__ns:=/fleet/car/front"]
+    for value, is_file in front._Node__expanded_parameter_arguments:
+        words += ["--params-file" if is_file else "-p", str(value)]
+    rclpy.init()
+    started = rclpy.create_node(NODE, cli_args=words, automatically_declare_parameters_from_overrides=True)
+    values = {name: started.get_parameter(name).value for name in ("model", "priority", "threads", "device")}
+    started.destroy_node()
+    rclpy.shutdown()
+    assert values == {"model": "5", "priority": 2, "threads": 1, "device": "cpu"}
 
 
 def test_one_process_has_the_namespaces_of_a_group_around_it(tmp_path):
@@ -244,13 +251,16 @@ def test_a_bag_plays_once_when_all_cameras_are_active(tmp_path, cameras, output,
 
 
 def test_a_bag_that_is_there_is_not_recorded_over(tmp_path):
+    """And nothing is started."""
     module = load("replay.launch.py")
     from launch import LaunchContext
 
     context = LaunchContext()
-    context.launch_configurations.update({"cameras": "", "bag": "drive", "out": str(tmp_path), "rate": "1.0"})
+    context.launch_configurations["out"] = str(tmp_path)
+    first, *others = (each for each in module.generate_launch_description().entities if each not in module.ARGUMENTS)
+    assert [type(each).__name__ for each in others] == ["IncludeLaunchDescription", "OpaqueFunction"]
     with pytest.raises(UserError, match=r"out: .* exists, and is not overwritten"):
-        module.play_when_active(context)
+        first.execute(context)
 
 
 def test_argument_words_are_refused_when_they_are_no_choice():

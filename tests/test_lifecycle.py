@@ -57,9 +57,10 @@ def make_node(tiny_model):
     rclpy.init()
     nodes = []
 
-    def make(workers=None, namespace=None, **parameters):
+    def make(workers=None, namespace=None, words=(), **parameters):
         overrides = [Parameter(name, value=value) for name, value in {"model": str(tiny_model), **parameters}.items()]
-        nodes.append(PerceptionNode(workers, parameter_overrides=overrides, namespace=namespace))
+        options = {"namespace": namespace, "cli_args": ["--ros-args", *words], "parameter_overrides": overrides}
+        nodes.append(PerceptionNode(workers, **options))
         return nodes[-1]
 
     yield make
@@ -234,7 +235,7 @@ def test_a_camera_that_cannot_be_subscribed_to_leaves_the_node_inactive(node, mo
     assert node.trigger_activate() == SUCCESS
 
 
-def test_an_error_while_deactivating_frees_all(node, monkeypatch):
+def test_an_error_while_deactivating_frees_all_and_is_told(node, monkeypatch):
     start(node)
     worker = node._worker
 
@@ -244,7 +245,7 @@ def test_an_error_while_deactivating_frees_all(node, monkeypatch):
 
     monkeypatch.setattr(worker, "stop", fail_once)
     assert node.trigger_deactivate() == TransitionCallbackReturn.ERROR
-    assert (node.state, node._worker) == ("unconfigured", None)
+    assert (node.state, node._worker, node._why_not) == ("unconfigured", None, "cannot become inactive: odd")
     assert not worker._thread.is_alive()
     assert node.trigger_configure() == SUCCESS
 
@@ -395,31 +396,27 @@ def test_the_transport_of_the_images_can_be_changed_while_inactive(node):
         ("image/compressed:=/front/jpeg", "/front/jpeg"),
     ],
 )
-def test_compressed_images_may_be_remapped_with_or_without_the_transport(tiny_model, remap, topic):
-    rclpy.init()
-    try:
-        words = ["-r", remap, "-p", f"model:={tiny_model}", "-p", "image_transport:=compressed"]
-        node = PerceptionNode(cli_args=["--ros-args", *words])
-        node.trigger_configure()
-        node.trigger_activate()
-        assert topic in {subscription.topic_name for subscription in node.subscriptions}
-        assert node._image_topic() == topic
-        node.destroy_node()
-    finally:
-        rclpy.try_shutdown()
+def test_compressed_images_may_be_remapped_with_or_without_the_transport(make_node, remap, topic):
+    node = make_node(words=["-r", remap], image_transport="compressed")
+    node.trigger_configure()
+    node.trigger_activate()
+    assert topic in {subscription.topic_name for subscription in node.subscriptions}
+    assert node._image_topic() == topic
 
 
-def test_what_is_remapped_is_remapped_compressed_too(tiny_model):
-    rclpy.init()
-    try:
-        words = ["-r", "~/overlay:=/seen", "-p", f"model:={tiny_model}"]
-        node = PerceptionNode(cli_args=["--ros-args", *words])
-        node.trigger_configure()
-        topics = {publisher.topic_name for publisher in node.publishers}
-        assert {"/seen", "/seen/compressed", "/perception_node/class_map/compressed"} <= topics
-        node.destroy_node()
-    finally:
-        rclpy.try_shutdown()
+@pytest.mark.parametrize(
+    ("remaps", "topics"),
+    [
+        (["~/overlay:=/seen"], {"/seen", "/seen/compressed"}),
+        (["~/overlay:=/seen", "~/overlay/compressed:=/jpeg"], {"/seen", "/jpeg"}),
+        (["~/overlay/compressed:=/jpeg"], {"/perception_node/overlay", "/jpeg"}),
+    ],
+)
+def test_what_is_remapped_is_remapped_compressed_too(make_node, remaps, topics):
+    node = make_node(words=[word for remap in remaps for word in ("-r", remap)])
+    node.trigger_configure()
+    publishers = {publisher.topic_name for publisher in node.publishers}
+    assert topics | {"/perception_node/class_map", "/perception_node/class_map/compressed"} <= publishers
 
 
 # ---- frames ----

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -251,45 +252,47 @@ def test_a_lifecycle_manager_can_start_and_stop_the_node(tiny_model, camera):
         process.communicate()
 
 
-def test_cameras_of_a_file_are_nodes_of_one_process(tiny_model, tmp_path, camera):
-    (tmp_path / "cameras.yaml").write_text(
-        "cameras:\n- {name: front, image: /image}\n- {name: rear, parameters: {priority: 3}}\n"
-    )
-    arguments = ["--cameras", str(tmp_path / "cameras.yaml"), "--namespace", "car"]
-    command = [sys.executable, "-m", "perception_node.main", *arguments, "--ros-args", "-p", f"model:={tiny_model}"]
+@contextmanager
+def cameras_of(path, cameras, *arguments):
+    """A process with a node for each camera of a file."""
+    path.write_text(f"cameras:\n{cameras}")
+    command = [sys.executable, "-m", "perception_node.main", "--cameras", str(path), *arguments]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_cameras_of_a_file_are_nodes_of_one_process(tiny_model, tmp_path, camera):
+    cameras = "- {name: front, image: /image}\n- {name: rear, parameters: {priority: 3}}\n"
+    arguments = ["--namespace", "car", "--ros-args", "-p", f"model:={tiny_model}"]
+    with cameras_of(tmp_path / "cameras.yaml", cameras, *arguments) as process:
         names = {f"/car/{name}/{NODE}: perception" for name in ("front", "rear")}
         answers = camera.answers["diagnostics"]
         camera.spin_until(lambda: {array.status[0].name for array in answers} >= names)
         status, said = stop_node(process)
-        assert status == 0, said
-        assert "Traceback" not in said
-    finally:
-        process.kill()
-        process.communicate()
+    assert status == 0, said
+    assert "Traceback" not in said
 
 
 def test_of_several_cameras_one_that_cannot_be_started_leaves_the_others(tiny_model, tmp_path, camera):
-    (tmp_path / "cameras.yaml").write_text("cameras:\n- {name: front, parameters: {model: nope}}\n- {name: rear}\n")
-    command = [sys.executable, "-m", "perception_node.main", "--cameras", str(tmp_path / "cameras.yaml")]
-    command += ["--ros-args", "-p", f"model:={tiny_model}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    cameras = "- {name: front, parameters: {model: nope}}\n- {name: odd, parameters: {min_score: 7.0}}\n- {name: rear}"
+    told = {}
+    with cameras_of(tmp_path / "cameras.yaml", cameras, "--ros-args", "-p", f"model:={tiny_model}") as process:
 
-    def levels():
-        return {array.status[0].name: array.status[0].message for array in camera.answers["diagnostics"]}
+        def is_told():
+            told.update({array.status[0].name: array.status[0].message for array in camera.answers["diagnostics"]})
+            return told.get(f"/rear/{NODE}: perception", "").startswith("no image") and len(told) == 2
 
-    try:
-        camera.spin_until(lambda: len(levels()) == 2)
-        told = levels()
-        assert told[f"/front/{NODE}: perception"].startswith("cannot become inactive: model 'nope': no such folder")
-        assert told[f"/rear/{NODE}: perception"].startswith("no image")
+        camera.spin_until(is_told)
         status, said = stop_node(process)
-        assert status == 0, said
-        assert "Traceback" not in said
-    finally:
-        process.kill()
-        process.communicate()
+    assert told[f"/front/{NODE}: perception"].startswith("cannot become inactive: model 'nope': no such folder")
+    assert status == 0, said
+    assert "camera odd: " in said
+    assert "min_score" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(
@@ -360,9 +363,8 @@ def test_what_comes_out_of_the_executor_does_not_end_the_node(monkeypatch):
     """Before Kilted rclpy raises where somebody asks for a transition that the state does not allow."""
     node, executor = MagicMock(), MagicMock()
     executor.spin.side_effect = [RCLError("no 'activate' from here"), ZeroDivisionError(), ExternalShutdownException()]
-    monkeypatch.setattr("perception_node.main.SingleThreadedExecutor", lambda: executor)
     monkeypatch.setattr("perception_node.main.rclpy.ok", lambda: True)
-    spin(node)
+    spin(node, executor)
     transition, other = (call.args[0] for call in node.get_logger().error.call_args_list)
     assert transition == "no 'activate' from here"
     assert "ZeroDivisionError" in other
@@ -373,7 +375,7 @@ def test_an_interrupt_raises_nothing_in_a_node_that_is_up(monkeypatch):
     """rclpy makes a RuntimeError of a KeyboardInterrupt that comes while it builds a message."""
     ended = []
 
-    def spin(_):
+    def spin(*_):
         signal.raise_signal(signal.SIGINT)
         ended.append("spin")
 

@@ -212,6 +212,16 @@ def test_people_in_a_row_who_stand_while_a_car_passes():
     assert last == first
 
 
+def test_who_is_small_and_passes_quickly():
+    """No mask meets, whether it stands or goes with the car: then it goes, to where its box is looked for."""
+    frames = []
+    for index in range(7):
+        x = 20 * index
+        small = ("." * (60 + x - 80) + "a" * 4).ljust(200, ".") if index >= 4 else "." * 200
+        frames.append([("." * x + "z" * 40).ljust(200, ".")] * 5 + [small] * 3)
+    assert [each.get("a") for each in follow(*frames)] == [None] * 4 + [2] * 3
+
+
 def test_who_is_seen_for_the_second_time_may_be_of_another_class():
     """The masks meet by a third, which counts half for another class; but nobody else is there to take them."""
     frames = [row("." * x + ("aa", "AA")[x % 2], "." * x + ("aa", "AA")[x % 2]) for x in range(6)]

@@ -1,6 +1,5 @@
 """Networks on the CPU with OpenVINO, which on x86 is faster than ONNX Runtime."""
 
-import functools
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +16,9 @@ import openvino  # noqa: E402
 from openvino.frontend import FrontEndManager  # noqa: E402
 
 _DTYPES = {"f32": "float32", "f16": "float16", "i32": "int32", "i64": "int64", "u8": "uint8", "boolean": "bool"}
+_CORE = openvino.Core()
+"""Is never freed: its CPU plugin gives the thread that makes it a stack for signal handlers, and unmaps that even when
+another thread frees it. The next Ctrl-C then is a segmentation fault."""
 
 
 class OpenVinoEngine:
@@ -46,7 +48,7 @@ class OpenVinoEngine:
             # Left to guess the format from the content, the library tries the readers of all formats that it knows.
             reader = FrontEndManager().load_by_framework("onnx")
             network = reader.convert(reader.load(str(onnx_path)))
-            self._compiled = _core().compile_model(network, "CPU", settings)
+            self._compiled = _CORE.compile_model(network, "CPU", settings)
         except Exception as error:  # the library's exceptions share no base class
             raise ModelError(f"{onnx_path}: OpenVINO cannot load it: {_reason(error)}") from error
         self.key = f"openvino {openvino.__version__}, {onnx_path.name}"
@@ -57,14 +59,6 @@ class OpenVinoEngine:
         # The input is read in place, the outputs are copies: the next call writes over the library's own.
         arrays = self._compiled([np.ascontiguousarray(tensor)], share_inputs=True).to_tuple()
         return dict(zip((spec.name for spec in self.outputs), arrays, strict=True))
-
-
-@functools.cache
-def _core() -> openvino.Core:
-    """Is never freed: its CPU plugin gives the thread that makes it a stack for signal handlers, and unmaps that even
-    when another thread frees it. The next Ctrl-C then is a segmentation fault.
-    """
-    return openvino.Core()
 
 
 def _reason(error: Exception) -> str:

@@ -47,7 +47,7 @@ class TrackingOptions:
         min_hits: frames that an object must be seen in to be remembered when it is not. Its id is for good from the
             first one.
         max_lost_s: seconds that it is remembered.
-        min_overlap: least intersection over union of masks that are one object's, if of one class; twice that if of others.
+        min_overlap: least intersection over union of masks that are one object's, if of one class; else twice that.
 
     Raises:
         UserError: one of them is out of its range.

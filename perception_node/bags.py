@@ -1,8 +1,9 @@
 """Recordings, rosbag2 (mcap or sqlite3) and ROS 1, read and written without ROS through the rosbags library."""
 
+import shlex
 import shutil
 import struct
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -10,15 +11,13 @@ from heapq import merge
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import FunctionType
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import yaml
+import zstandard
 from rosbags.interfaces import (
     Connection,
     ConnectionExtRosbag2,
-    MessageDefinition,
-    MessageDefinitionFormat,
     Qos,
     QosDurability,
     QosHistory,
@@ -28,13 +27,13 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag1 import Reader as Ros1Reader
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, ReaderError, StoragePlugin, Writer
-from rosbags.rosbag2.reader import DirectoryReader, zstd
-from rosbags.rosbag2.storage_mcap import McapReader, read_bytes, read_string
+from rosbags.rosbag2.reader import DirectoryReader
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from perception_node.errors import SourceError, one_line
+from perception_node.mcap_storage import McapStorage
 
 _FOREVER = QosTime(9223372036, 854775807)
 LATCHED = Qos(
@@ -79,46 +78,20 @@ def is_bag(path: Path) -> bool:
     return path.name.endswith((*_STORAGE_SUFFIXES, ROS1_SUFFIX))
 
 
-def _storage_files(folder: Path) -> list[Path]:
-    """But not the compressed ones that lie there unpacked, too."""
-    files = {file for file in folder.iterdir() if file.name.endswith(_STORAGE_SUFFIXES)}
+def _storage_files(path: Path) -> list[Path]:
+    """A file itself; those in a folder, but not the compressed ones that lie there unpacked, too."""
+    if not path.is_dir():
+        return [path]
+    files = {file for file in path.iterdir() if file.name.endswith(_STORAGE_SUFFIXES)}
     return sorted(file for file in files if file.suffix != _COMPRESSED_SUFFIX or file.with_suffix("") not in files)
 
 
-def _with(method: Callable[..., Any], **names: Any) -> Callable[..., Any]:
-    """A method of the library, in which these names of its module mean something else."""
-    return FunctionType(method.__code__, {**method.__globals__, **names})
-
-
-def _any_text(record: BinaryIO) -> str:
-    return read_bytes(record).decode(errors="replace")
-
-
-def _no_definition(_: object) -> MessageDefinition:
-    return MessageDefinition(MessageDefinitionFormat.NONE, "")
-
-
-class _McapReader(McapReader):
-    """The library's, but others than ROS may have written to the file, too: their tools name no profile, and protobuf's
-    definitions are no text."""
-
-    _open = _with(McapReader._open, read_string=lambda header: read_string(header) or "ros2")
-    _read_summary = _with(McapReader.read_index, read_string=_any_text, get_msgdef=_no_definition)
-    meta_scan = _with(McapReader.meta_scan, read_string=_any_text, get_msgdef=_no_definition)
-
-    def read_index(self) -> None:
-        self._read_summary()
-        if not self.schemas:  # those of a summary are optional, but its channels have no types without
-            self.connections.clear()
-            self.meta_scan()
-
-
 class _DirectoryReader(DirectoryReader):
-    STORAGE_PLUGINS: ClassVar = {**DirectoryReader.STORAGE_PLUGINS, "mcap": _McapReader}
+    STORAGE_PLUGINS: ClassVar = {**DirectoryReader.STORAGE_PLUGINS, "mcap": McapStorage}
 
 
 class _Reader(Reader):
-    STORAGE_PLUGINS: ClassVar = {**Reader.STORAGE_PLUGINS, "dir": _DirectoryReader, ".mcap": _McapReader}
+    STORAGE_PLUGINS: ClassVar = {**Reader.STORAGE_PLUGINS, "dir": _DirectoryReader, ".mcap": McapStorage}
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,12 +166,13 @@ class Bag:
             is_ros1 = _is_ros1(self._path)
             raise SourceError(
                 f"{self._path}: cannot be read as a {'ROS 1 bag' if is_ros1 else 'rosbag2'}: {one_line(error)}; "
-                + ("try `rosbag reindex`" if is_ros1 else _remedy(error))
+                + ("try `rosbag reindex`" if is_ros1 else _remedy(error, self._path))
             ) from error
 
 
-def _remedy(error: Exception) -> str:
-    if isinstance(error, KeyError):  # how a .db3 says what its messages are
+def _remedy(error: Exception, path: Path) -> str:
+    if isinstance(error, KeyError) and any(".db3" in file.suffixes for file in _storage_files(path)):
+        # It says so where what its messages are is told in a way that the library does not know.
         return "make an mcap of it with `ros2 bag convert`, where that does not matter"
     if str(error).startswith("Profile"):
         return "make one with `ros2 bag convert`, or pass the ROS 1 .bag that it was made of"
@@ -218,7 +192,7 @@ def _unpacked(file: Path, stack: ExitStack) -> Path:
     if file.suffix != _COMPRESSED_SUFFIX:
         return file
     unpacked = Path(stack.enter_context(TemporaryDirectory())) / file.stem
-    with zstd.open(file, "rb") as source, unpacked.open("wb") as sink:
+    with zstandard.open(file, "rb") as source, unpacked.open("wb") as sink:
         shutil.copyfileobj(source, sink)
     return unpacked
 
@@ -246,10 +220,11 @@ def _messages(
             for connection in storage.connections
             if (topics is None or connection.topic in topics) and _is_readable(connection)
         ]
+        renamed = {connection.id: connection._replace(msgtype=_type(connection)) for connection in connections}
         if connections:  # none would mean all
             for connection, time_ns, data in storage.messages(connections):
-                type_ = _type(connection)
-                yield connection._replace(msgtype=type_), time_ns, _cdr(data, type_, isinstance(reader, Ros1Reader))
+                connection = renamed[connection.id]
+                yield connection, time_ns, _cdr(data, connection.msgtype, isinstance(reader, Ros1Reader))
 
 
 def _cdr(data: bytes, message_type: str, is_ros1: bool) -> bytes | memoryview:
@@ -257,8 +232,8 @@ def _cdr(data: bytes, message_type: str, is_ros1: bool) -> bytes | memoryview:
     try:
         if is_ros1:
             return typestore().ros1_to_cdr(data, message_type)
-        return zstd.decompress(data) if data.startswith(_ZSTD_MAGIC) else data
-    except (SerdeError, zstd.ZstdError):
+        return zstandard.decompress(data) if data.startswith(_ZSTD_MAGIC) else data
+    except (SerdeError, zstandard.ZstdError):
         return data
 
 
@@ -268,20 +243,18 @@ def open_bag(path: Path) -> Bag:
     Raises:
         SourceError: it is missing, damaged or in a format that cannot be read; raised too where it is read.
     """
-    files = [path]
-    if path.is_dir() and not (path / _METADATA).is_file():
-        # A recording that was cut off has no metadata yet; its storage files can be read by themselves.
-        files = _storage_files(path)
-        if not files:
-            raise SourceError(f"{path}: holds no rosbag2: no {_METADATA}, and no .mcap or .db3 file")
-    for file in _storage_files(path) if path.is_dir() else files:
+    files = _storage_files(path)
+    is_whole = (path / _METADATA).is_file()  # that of a recording that was cut off is not there yet
+    if not files and not is_whole:
+        raise SourceError(f"{path}: holds no rosbag2: no {_METADATA}, and no .mcap or .db3 file")
+    for file in files:
         log = file.with_name(file.name + _LOG_SUFFIX)
         if log.is_file() and log.stat().st_size:
             raise SourceError(
                 f"{file}: was cut off, its last messages are in {log.name}; "
-                f"bring them together with `sqlite3 {file} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
+                f"bring them together with `sqlite3 {shlex.quote(str(file))} 'PRAGMA wal_checkpoint(TRUNCATE)'`"
             )
-    return Bag(path, files)
+    return Bag(path, [path] if is_whole else files)
 
 
 def _is_nothing_but_a_bag(path: Path) -> bool:

@@ -1,7 +1,9 @@
 """Recordings as other tools write them, or leave them behind: all images are read, or a sentence says what to do."""
 
+import shlex
 import shutil
 import sqlite3
+import struct
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from test_sources import CAMERA_INFO, IMAGE, image
 
 from perception_node.bags import LATCHED, typestore
 from perception_node.errors import BadImage, SourceError
+from perception_node.mcap_storage import McapStorage
 from perception_node.messages import camera_image
 from perception_node.sources import open_source
 
@@ -81,12 +84,32 @@ NO_SUMMARY = {
         {"others": [JSON, PROTOBUF], **NO_SUMMARY},
         {"others": [JSON, PROTOBUF], "repeat_schemas": False},
         {"repeat_schemas": False, "use_statistics": False},
+        {"use_statistics": False, "indices": [3, 4, 0, 1, 2], "chunk_size": 100},
+        {"repeat_channels": False, "indices": [3, 4, 0, 1, 2], "chunk_size": 100},
+        {"repeat_channels": False, "repeat_schemas": False, "index_types": IndexType.CHUNK},
         {"profile": ""},
         {"profile": "", **NO_SUMMARY},
     ],
 )
 def test_mcap(tmp_path, options):
     assert values(write_mcap(tmp_path / "drive.mcap", **options)) == VALUES
+
+
+def test_an_mcap_without_an_index_is_not_read_to_be_opened(tmp_path, monkeypatch):
+    """As `ros2 bag record --storage-preset-profile fastwrite` writes it."""
+    monkeypatch.delattr(McapStorage, "_scan")
+    assert values(write_mcap(tmp_path / "drive.mcap", use_chunking=False)) == VALUES
+
+
+def test_an_mcap_with_a_message_of_no_channel_is_not_to_be_made_an_mcap(tmp_path):
+    path = write_mcap(tmp_path / "drive.mcap", compression=CompressionType.NONE, enable_crcs=False)
+    (length,) = {22 + len(typestore().serialize_cdr(image, IMAGE)) for image in IMAGES}
+    start, other = (struct.pack("<BQH", 5, length, channel) for channel in (1, 9))
+    data = path.read_bytes()
+    assert data.count(start) == 5
+    path.write_bytes(data.replace(start, other, 1))
+    with pytest.raises(SourceError, match=r"drive\.mcap: cannot be read as a rosbag2: .*`mcap recover`$"):
+        values(path)
 
 
 @pytest.mark.parametrize(
@@ -198,11 +221,13 @@ def test_what_lies_there_packed_and_unpacked_is_read_once(tmp_path):
     assert values(bag) == VALUES
 
 
-def test_a_compressed_file_that_was_cut_off(tmp_path):
-    bag = write(tmp_path / "drive", StoragePlugin.MCAP, CompressionMode.FILE)
-    file = bag / "drive.mcap.zstd"
-    file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(SourceError, match=r"drive\.mcap\.zstd: cannot be read as a rosbag2: .*; if .* was cut off"):
+@pytest.mark.parametrize("plugin", list(StoragePlugin))
+@pytest.mark.parametrize("keep", [0, 100, -20])
+def test_a_compressed_file_that_was_cut_off(tmp_path, plugin, keep):
+    bag = write(tmp_path / "drive", plugin, CompressionMode.FILE)
+    (file,) = bag.glob("drive.*.zstd")
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(SourceError, match=rf"{file.name}: cannot be read as a rosbag2: .*; if .* was cut off"):
         open_source(file)
 
 
@@ -212,7 +237,7 @@ def test_messages_that_sqlite_has_yet_to_bring_in_have_a_remedy(tmp_path, is_kno
     bag = write(tmp_path / "drive", StoragePlugin.SQLITE3)
     if not is_known:
         (bag / "metadata.yaml").unlink()
-    file, cut_off = bag / "drive.db3", tmp_path / "cut_off"
+    file, cut_off = bag / "drive.db3", tmp_path / "cut off"
     database = sqlite3.connect(file)
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("DELETE FROM messages WHERE id = 5")
@@ -220,10 +245,11 @@ def test_messages_that_sqlite_has_yet_to_bring_in_have_a_remedy(tmp_path, is_kno
     shutil.copytree(bag, cut_off)  # before it is closed, which would bring them in
     database.close()
     for path in (cut_off, cut_off / "drive.db3"):
-        with pytest.raises(SourceError, match=r"in drive\.db3-wal; bring .* with `sqlite3 .*db3 'PRAGMA ") as caught:
+        with pytest.raises(SourceError, match=r"in drive\.db3-wal; bring .* with `sqlite3 .*db3' 'PRAGMA ") as caught:
             open_source(path)
-    _, remedy, _ = str(caught.value).split("'")
-    database = sqlite3.connect(cut_off / "drive.db3")
+    _, file, remedy = shlex.split(str(caught.value).split("`")[1])
+    assert file == str(cut_off / "drive.db3")
+    database = sqlite3.connect(file)
     assert database.execute(remedy).fetchone() == (0, 0, 0)
     database.close()
     assert values(cut_off / "drive.db3") == VALUES[:4]

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROSDEP = {"numpy", "opencv-python-headless", "scipy", "PyYAML", "jsonschema", "click", "tqdm"}
 KEYS = {"opencv-python-headless": "python3-opencv", "PyYAML": "python3-yaml"}
-ONLY_PIP = {"onnxruntime", "rosbags"}
+ONLY_PIP = {"onnxruntime", "rosbags", "mcap", "zstandard"}
 
 
 def depends(kind="exec_depend"):

@@ -74,7 +74,8 @@ def replay_bags(
     from perception_node.bag_tests.cluster import LOCAL, Cluster
     from perception_node.bag_tests.parallel import ProcessWorker, run_all
 
-    with TemporaryDirectory(prefix=SCRATCH) as scratch:
+    # An actor that Ray was told to end may write there a little longer.
+    with TemporaryDirectory(prefix=SCRATCH, ignore_cleanup_errors=True) as scratch:
         if ray in (None, LOCAL):  # else the workers may be on other machines
             jobs = [replace(each, scratch=Path(scratch)) for each in jobs]
         if ray is None:

@@ -119,8 +119,8 @@ class Golden:
     def update(self, results: Path, inputs: dict[str, Any]) -> bool:
         """Makes results golden. Where they are the same to the last bit the files stay.
 
-        The bag is replaced as a whole. A process that is killed between that and the inputs leaves none of these, never
-        those of other results.
+        The bag is replaced as a whole. A process that is killed between that and the inputs leaves the bag without
+        inputs, never with those of other results.
 
         Returns:
             Whether they were written.

@@ -22,6 +22,7 @@ PACKAGES = (
     "tensorrt-rtx-cu12",
     "scipy",
     "rosbags",
+    "mcap",
 )
 
 

@@ -80,12 +80,19 @@ def run_all(jobs: Sequence[Job], n_workers: int, make_worker: Callable[[], Worke
         try:
             while waiting or at_work:
                 while waiting and len(at_work) < n_workers:
-                    worker = idle.pop() if idle else make_worker()
+                    is_new = not idle
+                    if is_new:
+                        idle.append(make_worker())
+                    worker = idle[-1]  # stays there until it is at work, so that it is closed whatever is raised
                     try:
                         future = worker.submit(jobs[waiting[0]])
-                    except worker.lost:  # while it was idle: no recording's fault
-                        worker.close()
-                        continue
+                    except Exception as error:
+                        if isinstance(error, worker.lost) and not is_new:  # while it was idle: no recording's fault
+                            idle.pop().close()
+                            continue
+                        future = Future()
+                        future.set_exception(error)
+                    idle.pop()
                     index = waiting.popleft()
                     attempts[index] += 1
                     at_work[future] = worker, index

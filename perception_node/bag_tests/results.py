@@ -14,6 +14,8 @@ from perception_node.topics import NODE
 
 STAMPED = "class_map"
 """The topic that every frame has."""
+_OF_TEMPORARY_FOLDER = 8 * "[a-z0-9_]"
+"""What tempfile appends to its prefix."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +75,8 @@ def result_frames(path: Path) -> Iterator[ResultFrame]:
 def remove_parts(path: Path) -> None:
     """Removes what a process that was killed left half-written of the bag `path`; see BagWriter."""
     path = path.resolve()
-    for part in path.parent.glob(f"{escape(path.name)}.part-*"):
-        if is_bag(part):  # which is only called so
+    for part in path.parent.glob(f"{escape(path.name)}.part-{_OF_TEMPORARY_FOLDER}"):
+        if is_bag(part):  # a recording of such a name, drive.part-20260101: a part has the bag in it
             continue
         old = part / f"{path.name}.old"
         if old.exists() and not path.exists():  # killed while it put the new one in its place

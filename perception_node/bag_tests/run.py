@@ -2,12 +2,9 @@
 
 import gc
 import traceback
-from array import array
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +19,7 @@ from perception_node.errors import DeviceError, UserError, one_line
 from perception_node.pipeline import Pipeline
 from perception_node.replay import replay
 from perception_node.sources import check_apart, open_source
-from perception_node.timing import StageTimer, percentiles
+from perception_node.timing import StageTimer, Window
 from perception_node.worker import EngineOptions
 
 SHOWN = 20
@@ -76,19 +73,19 @@ class Job:
 class WholeTimer(StageTimer):
     """Durations of all images: of the newest alone, a slow beginning of a long recording would keep its budgets."""
 
-    def __init__(self):
-        super().__init__()
-        self._all: dict[str, array] = defaultdict(partial(array, "d"))
-
     def add(self, stage: str, milliseconds: float) -> None:
-        super().add(stage, milliseconds)
-        self._all[stage].append(milliseconds)
+        self._milliseconds.setdefault(stage, _Growing()).add(milliseconds)
 
-    def milliseconds(self, stage: str) -> list[float]:
-        return self._all[stage].tolist() if stage in self._all else []
 
-    def percentiles(self) -> dict[str, dict[str, float]]:
-        return {stage: percentiles(values) for stage, values in self._all.items()}
+class _Growing(Window):
+    """Of any size: the number of images that a recording says it holds may be wrong."""
+
+    def __init__(self):
+        super().__init__(0)
+
+    def add(self, value: float) -> None:
+        self._values.append(value)
+        self._added += 1
 
 
 def run(job: Job, progress_bar: bool = False) -> dict[str, Any]:

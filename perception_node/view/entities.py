@@ -138,7 +138,7 @@ class Entities:
         """A message of a topic that a Selection chose.
 
         Raises:
-            BadImage: it is not what it should be.
+            BadImage: it is not what it should be; of /diagnostics all that is right is shown.
             BadCalibration: it is a transform, and one is left out.
         """
         if type_ == CAMERA_INFO_TYPE:
@@ -193,7 +193,11 @@ class Entities:
         """Of perception nodes: how long stages took (the medians, where many images are meant), rates, and health.
 
         They are shown with the newest image: a node's clock can be another than its camera's.
+
+        Raises:
+            BadImage: a value is no number; the others are shown.
         """
+        wrong = None
         if self._counts_from_1970 is None:
             self._at(message.header)
         for status in message.status:
@@ -202,19 +206,26 @@ class Entities:
                 continue
             node = entity_name(name)
             for pair in status.values:
-                if found := re.fullmatch(r"(\w+)(?: p50)? ms", pair.key):
-                    if _number(pair) > _LONGEST_MS:
-                        continue
-                    self._plot(f"{TIMINGS}/{node}/{found[1]}", _number(pair))
-                    self._shown["timed"][node] = None
-                elif found := re.fullmatch(r"(\w+) rate Hz", pair.key):
-                    self._plot(f"{RATES}/{node}/{found[1]}", _number(pair))
-                    self._shown["rated"][node] = None
+                try:
+                    self._show_figure(node, pair)
+                except BadImage as error:
+                    wrong = wrong or error
             level = status.level if isinstance(status.level, int) else status.level[0]
             if status.message and self._health.get(node) != (level, status.message):
                 self._health[node] = level, status.message
                 self._recording.log(f"{HEALTH}/{node}", rr.TextLog(status.message, level=_LEVELS[min(level, 3)]))
                 self._shown["healthy"][node] = None
+        if wrong is not None:
+            raise wrong
+
+    def _show_figure(self, node: str, pair: Any) -> None:
+        if found := re.fullmatch(r"(\w+)(?: p50)? ms", pair.key):
+            if _number(pair) <= _LONGEST_MS:
+                self._plot(f"{TIMINGS}/{node}/{found[1]}", _number(pair))
+                self._shown["timed"][node] = None
+        elif found := re.fullmatch(r"(\w+) rate Hz", pair.key):
+            self._plot(f"{RATES}/{node}/{found[1]}", _number(pair))
+            self._shown["rated"][node] = None
 
     def _plot(self, entity: str, value: float) -> None:
         if entity not in self._colors:

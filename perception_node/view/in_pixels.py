@@ -87,8 +87,8 @@ def image(message: Any) -> tuple[rr.EncodedImage, int, int]:
 def class_map(message: Any, node: SeenNode) -> Drawing:
     """In the classes' colours; what is unlabelled is transparent. A PNG takes a tenth of the memory of a raw image."""
     palette = np.zeros((256, 3), np.uint8)
-    for class_id in range(UNLABELLED):
-        if class_id in node.categories or not node.categories:
+    for class_id in node.categories or range(UNLABELLED):
+        if class_id < UNLABELLED:
             palette[class_id] = node.category(class_id).color
     pixels = _pixels(message, np.uint8)
     node.width = pixels.shape[1]

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -22,6 +23,8 @@ from conftest import write_tiny_model
 from rosbags.rosbag2 import StoragePlugin
 from test_sources import camera_info, image, write_bag
 
+from perception_node.bag_tests import parallel
+from perception_node.bag_tests.command import replay_bags
 from perception_node.bag_tests.parallel import run_all
 from perception_node.bag_tests.run import Job
 from perception_node.bags import BagWriter
@@ -358,6 +361,51 @@ def scripted(**script):
 def test_a_worker_that_dies_while_it_is_idle_is_replaced():
     found = scripted(b=[{"name": "b", "dies": True}])
     assert [(result["name"], result["attempts"]) for result in found] == [("a", 1), ("b", 1), ("c", 1)]
+
+
+@pytest.mark.parametrize(("error", "attempts"), [(BrokenProcessPool("killed"), 3), (TypeError("no job"), 1)])
+def test_new_workers_that_take_no_recording_are_closed_and_do_not_follow_each_other_for_ever(error, attempts):
+    class Refusing(ScriptedWorker):
+        def submit(self, job):
+            raise error
+
+        def close(self):
+            closed.append(self)
+
+    closed = []
+    (found,) = run_all([Job(Path("a"), "a", EngineOptions())], 1, lambda: Refusing({}))
+    assert (found["ok"], found["attempts"], len(closed)) == (False, attempts, attempts)
+    assert found["problems"][0].endswith(f": {error}")
+
+
+def test_a_worker_is_closed_when_one_is_interrupted_while_it_is_given_its_recording():
+    class Interrupted(ScriptedWorker):
+        def submit(self, job):
+            raise KeyboardInterrupt
+
+        def close(self):
+            closed.append(self)
+
+    closed = []
+    with pytest.raises(KeyboardInterrupt):
+        run_all([Job(Path("a"), "a", EngineOptions())], 1, lambda: Interrupted({}))
+    assert len(closed) == 1
+
+
+def test_an_actor_that_writes_a_little_longer_is_no_error(tiny, tmp_path, monkeypatch):
+    """Then what is removed is not empty."""
+
+    def not_empty(*_, **__):
+        raise OSError(errno.ENOTEMPTY, "Directory not empty")
+
+    def run_all(jobs, n_workers, make_worker):
+        monkeypatch.setattr(os, "rmdir", not_empty)
+        return [job.name for job in jobs]
+
+    monkeypatch.setattr(parallel, "run_all", run_all)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    job = Job(Path(), "", EngineOptions(model=str(tiny)))
+    assert replay_bags([Path("a"), Path("b")], job, None, workers=2) == ["a", "b"]
 
 
 def test_an_error_of_one_recording_is_its_own():

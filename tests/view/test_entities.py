@@ -337,13 +337,16 @@ def test_times_rates_and_health_of_diagnostics(rrd):
     figures["age_p50_ms"] = "9e10"  # the camera's clock is another
     recorded.take([diagnostics(5, b"\x00", "active", **figures), diagnostics(6, b"\x00", "active", network_ms="22")])
     recorded.take([diagnostics(7, 2, "no image on /image for 3 s")])
+    with pytest.raises(BadImage, match="network ms: 'n/a'"):  # and the others are shown
+        recorded.take([diagnostics(8, 1, "slow", network_ms="n/a", fusion_ms="3", output_rate_Hz="9.5")])
     shown, found = recorded.entities.shown, recorded.columns()
     assert shown.timed == shown.rated == shown.healthy == ("front_perception_node",)
     assert found["timings/front_perception_node/network", "scalars"] == [[21.5], [22.0]]
     assert ("timings/front_perception_node/age", "scalars") not in found
-    assert found["rates/front_perception_node/output", "scalars"] == [[9.8]]
-    assert found["health/front_perception_node", "text"] == [["active"], ["no image on /image for 3 s"]]
-    assert found["health/front_perception_node", "level"] == [["INFO"], ["ERROR"]]
+    assert found["timings/front_perception_node/fusion", "scalars"] == [[3.0]]
+    assert found["rates/front_perception_node/output", "scalars"] == [[9.8], [9.5]]
+    assert found["health/front_perception_node", "text"] == [["active"], ["no image on /image for 3 s"], ["slow"]]
+    assert found["health/front_perception_node", "level"] == [["INFO"], ["ERROR"], ["WARN"]]
 
 
 def test_tracks_that_come_first_are_of_no_camera_yet(rrd):

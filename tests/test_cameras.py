@@ -25,7 +25,9 @@ from test_lifecycle import (  # noqa: E402
     stopped,  # noqa: F401
 )
 
+import perception_node.pipeline  # noqa: E402
 from perception_node.device.cpu import _load  # noqa: E402
+from perception_node.errors import DeviceError  # noqa: E402
 from perception_node.image import ENCODINGS  # noqa: E402
 from perception_node.worker import Workers  # noqa: E402
 
@@ -185,24 +187,6 @@ def test_cameras_of_different_rates_both_get_their_newest(front_and_rear, stoppe
     assert len(fast["class_map"].stamps()) == 3
 
 
-def test_a_network_that_fails_in_one_cameras_turn_does_not_fail_in_anothers(front_and_rear, monkeypatch):
-    front, rear = front_and_rear
-    start(front)
-    outputs = start(rear)
-
-    def fail(*_):
-        monkeypatch.undo()
-        raise MemoryError
-
-    monkeypatch.setattr(front._worker._engine._engine, "infer", fail)
-    send(front, 1)
-    settle(front)
-    send(rear, 2)
-    settle(rear)
-    assert counts(front) == {"received": 1, "failed": 1}
-    assert outputs["class_map"].stamps() == [2]
-
-
 @pytest.mark.parametrize("size", [(8, 8), (16, 16), (32, 32), (64, 64)])
 def test_no_image_waits_for_a_compiler(make_node, size):  # noqa: F811
     """Whatever its encoding and size: else a camera that changes them would hold up the others."""
@@ -218,26 +202,42 @@ def test_no_image_waits_for_a_compiler(make_node, size):  # noqa: F811
     assert _load.cache_info().misses == compiled
 
 
-def test_a_failed_device_is_renewed_for_all_cameras(front_and_rear, monkeypatch, capfd):
-    from perception_node.errors import DeviceError
+@pytest.fixture
+def one_fails(front_and_rear, monkeypatch):
+    """Has something fail in the front camera's turn, and sees that the next turn, of the rear one, goes well."""
 
-    front, rear = front_and_rear
-    start(front)
-    outputs = start(rear)
-    before = dict(front._worker._pipelines)
+    def run(target, name, error):
+        front, rear = front_and_rear
+        start(front)
+        outputs = start(rear)
 
-    def fail(*_):
-        monkeypatch.undo()
-        raise DeviceError("lost")
+        def fail(*_):
+            monkeypatch.undo()
+            raise error
 
-    monkeypatch.setattr("perception_node.pipeline.start_together", fail)
-    send(front, 1)
-    settle(front)
-    send(rear, 2)
-    settle(rear)
-    assert counts(front) == {"received": 1, "failed": 1}
-    assert outputs["class_map"].stamps() == [2]
-    after = front._worker._pipelines
+        monkeypatch.setattr(target(front), name, fail)
+        for stamp, node in enumerate(front_and_rear):
+            send(node, stamp)
+            settle(node)
+        assert counts(front) == {"received": 1, "failed": 1}
+        assert outputs["class_map"].stamps() == [1]
+
+    return run
+
+
+def test_a_network_that_fails_in_one_cameras_turn_does_not_fail_in_anothers(one_fails):
+    one_fails(lambda front: front._worker._engine._engine, "infer", MemoryError())
+
+
+def test_a_failed_device_is_renewed_for_all_cameras(front_and_rear, one_fails, capfd):
+    before = {}
+
+    def started(front):
+        before.update(front._worker._pipelines)
+        return perception_node.pipeline
+
+    one_fails(started, "start_together", DeviceError("lost"))
+    after = front_and_rear[0]._worker._pipelines
     assert all(after[node] is not before[node] for node in front_and_rear)
     assert capfd.readouterr().err.count("the pipeline works again") == 2
 

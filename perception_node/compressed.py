@@ -21,13 +21,14 @@ _FRAME_STARTS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 """Markers of JPEG's segments that hold its size, one for each way to encode."""
 
 
-def decode(data: np.ndarray, format: str = "") -> CameraImage:
+def decode(data: np.ndarray, format: str = "", max_pixels: int = MAX_PIXELS) -> CameraImage:
     """A JPEG or PNG image.
 
     Args:
         data: uint8 (N,).
         format: of the sensor_msgs/CompressedImage. image_transport sends what a Bayer camera gives as a grey image, and
             names its encoding here: "bayer_rggb8; jpeg compressed ".
+        max_pixels: that are taken.
 
     Returns:
         In bgr8, or in the Bayer encoding.
@@ -44,8 +45,8 @@ def decode(data: np.ndarray, format: str = "") -> CameraImage:
         raise BadImage("data", f"not a JPEG or PNG image ({len(content)} bytes)")
     width, height, header_end = size
     image = f"{kind} image of {width}x{height} pixels"
-    if width * height > MAX_PIXELS:
-        raise BadImage("data", f"{image}; {MAX_PIXELS} pixels are taken at most")
+    if width * height > max_pixels:
+        raise BadImage("data", f"{image}; {max_pixels} pixels are taken at most")
     if content.find(end, header_end) < 0:
         raise BadImage("data", f"{image}, cut short after {len(content)} bytes")
     encoding = format.partition(";")[0].strip()

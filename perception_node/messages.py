@@ -14,24 +14,29 @@ from typing import Any
 import cv2
 import numpy as np
 
-from perception_node.compressed import decode
+from perception_node.compressed import MAX_PIXELS, decode
+from perception_node.errors import BadImage
 from perception_node.image import CameraImage
 from perception_node.panoptic import PanopticFrame
 from perception_node.taxonomy import Taxonomy
 from perception_node.tracking import Track
 
 
-def camera_image(message: Any) -> CameraImage:
+def camera_image(message: Any, max_pixels: int = MAX_PIXELS) -> CameraImage:
     """The image in rclpy's or rosbags' sensor_msgs/Image, whose data is not copied, or CompressedImage.
 
     Raises:
-        BadImage: the encoding is not known, width, height, step and data do not fit each other, or what is compressed
-            cannot be decoded; see perception_node.compressed.
+        BadImage: the encoding is not known, width, height, step and data do not fit each other, it has more pixels, or
+            what is compressed cannot be decoded; see perception_node.compressed.
     """
     data = np.frombuffer(message.data, np.uint8)
     if hasattr(message, "format"):
-        return decode(data, message.format)
-    return CameraImage(data, message.height, message.width, message.step, message.encoding, bool(message.is_bigendian))
+        return decode(data, message.format, max_pixels)
+    layout = message.height, message.width, message.step, message.encoding, bool(message.is_bigendian)
+    image = CameraImage(data, *layout)
+    if image.width * image.height > max_pixels:
+        raise BadImage("width", f"{image.width}x{image.height} pixels; {max_pixels} are taken at most")
+    return image
 
 
 def stamp_ns(header: Any) -> int:

@@ -123,7 +123,7 @@ class PerceptionNode(LifecycleNode):
                 self._figures.dropped("stale")
             else:
                 with self.timer("decode"):
-                    image = camera_image(message)
+                    image = camera_image(message, self._settings["max_pixels"])
                 frame = (yield image).without_below(self._settings["min_score"])
                 calibration = self._calibrate(message.header, image)
                 taxonomy = self._worker.model.taxonomy

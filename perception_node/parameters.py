@@ -11,6 +11,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 
 from perception_node.calibration_input import BASE_FRAME, CalibrationOptions
+from perception_node.compressed import MAX_PIXELS
 from perception_node.engine import DEVICES, ENGINE_NAMES, PRECISIONS, PlanOptions, choose_engine
 from perception_node.errors import UserError
 from perception_node.ground import RANGES, GridOptions
@@ -100,6 +101,7 @@ PARAMETERS = (
     Parameter(
         "max_age", 0.0, "Seconds; an image that is older when its turn comes is dropped. 0: none.", range=(0, 3600)
     ),
+    Parameter("max_pixels", 4096 * 2160, "Larger images are refused: one can take seconds.", range=(1, MAX_PIXELS)),
     Parameter("max_rate", 0.0, "Images perceived in a second, at most; others are dropped. 0: none.", range=(0, 1000)),
     Parameter("min_score", 0.0, "Instances of a lower score are left out, their pixels unlabelled.", range=(0, 1)),
     Parameter("camera_timeout", 2.0, "Seconds without an image that diagnostics take for an error.", range=(0.1, 3600)),

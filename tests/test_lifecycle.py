@@ -271,7 +271,7 @@ def row(parameter):
     default = str(parameter.default).lower() if isinstance(parameter.default, bool) else parameter.default
     limits = ", ".join(parameter.choices)
     if parameter.range:
-        limits = "{:g} to {:g}".format(*parameter.range)
+        limits = "{:.9g} to {:.9g}".format(*parameter.range)
     cells = (
         f"`{parameter.name}`",
         "(empty)" if default == "" else default,
@@ -495,6 +495,24 @@ def test_more_images_than_max_rate_are_dropped(node, monkeypatch):
     assert all(node._is_due() for _ in range(30))
 
 
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+def test_images_that_are_too_large_are_refused_before_they_cost_anything(make_node, monkeypatch, transport, capfd):
+    node = make_node(image_transport=transport, max_pixels=63)
+    outputs = start(node)
+    make = MAKE.image if transport == "raw" else MAKE.compressed_image
+    message = make(MAKE.header(1, "camera"), GREY, "bgr8")
+    with monkeypatch.context() as patch:
+        patch.delattr("cv2.imdecode")
+        node._on_image(message)
+        settle(node)
+    assert "63" in capfd.readouterr().err
+    assert set_parameter(node, "max_pixels", 64) == ""
+    node._on_image(message)
+    settle(node)
+    assert counts(node) == {"received": 2, "processed": 1, "refused": 1}
+    assert outputs["class_map"].stamps() == [1]
+
+
 def test_another_max_rate_counts_at_once(node):
     start(node)
     set_parameter(node, "max_rate", 0.001)
@@ -570,7 +588,7 @@ def test_an_image_that_cannot_be_used_is_counted_and_the_next_one_is(node, monke
     outputs = start(node)
     with monkeypatch.context() as patch:
 
-        def bad(_):
+        def bad(*_):
             patch.undo()
             raise error
 

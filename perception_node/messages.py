@@ -32,8 +32,7 @@ def camera_image(message: Any, max_pixels: int = MAX_PIXELS) -> CameraImage:
     data = np.frombuffer(message.data, np.uint8)
     if hasattr(message, "format"):
         return decode(data, message.format, max_pixels)
-    layout = message.height, message.width, message.step, message.encoding, bool(message.is_bigendian)
-    image = CameraImage(data, *layout)
+    image = CameraImage(data, message.height, message.width, message.step, message.encoding, bool(message.is_bigendian))
     if image.width * image.height > max_pixels:
         raise BadImage("width", f"{image.width}x{image.height} pixels; {max_pixels} are taken at most")
     return image

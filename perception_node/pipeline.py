@@ -180,8 +180,7 @@ class Pipeline:
         """After warm_up: has all kernels there that an image can need, whatever its encoding and size, so that it waits
         for no compiler, and holds up no other camera's. Takes seconds, once on a machine.
         """
-        self._preprocess.compile_all()
-        self._fusion.compile_all()
+        self._device.compile([*self._preprocess.builds(), *self._fusion.builds()])
 
 
 def perceive_together(

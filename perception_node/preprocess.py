@@ -1,12 +1,13 @@
 """From a camera image to the network's input, and the geometry that leads back."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from perception_node.device import Array, Device, Kernels
+from perception_node.device import Array, Build, Device
 from perception_node.image import ENCODINGS, CameraImage
 from perception_node.model import InputSpec
 
@@ -117,7 +118,8 @@ class Preprocess:
 
     def _prepare(self, image: CameraImage) -> None:
         device, spec = self._device, self._spec
-        self._kernels = self._compiled(image.encoding)
+        source, defines = self._build(image.encoding)
+        self._kernels = device.kernels(source, **defines)
         image_hw = image.height, image.width
         self.geometry = fit(image_hw, spec.size_hw, spec.resize)
         self._threads = spec.size_hw[0] * -(-spec.size_hw[1] // device.pixels_per_thread)
@@ -136,14 +138,13 @@ class Preprocess:
         red_row = _red(image.encoding) // 2 if image.encoding.startswith("bayer") else 0
         self._arguments = np.int64(image.step), high_byte, red_row, *axes, planes
 
-    def _compiled(self, encoding: str) -> Kernels:
-        defines = _defines(encoding)
-        return self._device.kernels(KERNEL, NUMBER=NUMBER[self._dtype], RUN=self._device.pixels_per_thread, **defines)
+    def builds(self) -> Iterator[Build]:
+        """Of the kernel: for every encoding."""
+        return map(self._build, ENCODINGS)
 
-    def compile_all(self) -> None:
-        """Has the kernels there for every encoding, so that no image waits for the compiler."""
-        for encoding in ENCODINGS:
-            self._compiled(encoding)
+    def _build(self, encoding: str) -> Build:
+        options = {"NUMBER": NUMBER[self._dtype], "RUN": self._device.pixels_per_thread}
+        return KERNEL, options | _defines(encoding)
 
 
 def _defines(encoding: str) -> dict[str, str | int]:

@@ -4,7 +4,7 @@
 needs a GPU, a driver or PyCUDA to be imported.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +13,9 @@ import numpy as np
 from perception_node.errors import UserError
 
 DEVICES = ("cpu", "cuda")
+
+Build = tuple[Path, Mapping[str, str | int]]
+"""A source file and its defines."""
 
 
 class Array(Protocol):
@@ -121,6 +124,10 @@ class Device(Protocol):
         Raises:
             UserError: no compiler, or it fails.
         """
+        ...
+
+    def compile(self, builds: Iterable[Build]) -> None:
+        """Has all of these there, so that `kernels` does not wait for the compiler. Raises UserError likewise."""
         ...
 
 

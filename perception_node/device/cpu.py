@@ -11,13 +11,14 @@ import platform
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from perception_node.device import check_fits
+from perception_node.device import Build, check_fits
 from perception_node.device.compiling import cached, compiler_version, digest, run_compiler
 
 HEADER = Path(__file__).with_name("cuda_on_cpu.h")
@@ -85,7 +86,16 @@ class CpuDevice:
         return work
 
     def kernels(self, source: Path, **defines: str | int) -> "CpuKernels":
-        return CpuKernels(_load(source, tuple(sorted(defines.items()))), self.threads or len(os.sched_getaffinity(0)))
+        return CpuKernels(_load(source, tuple(sorted(defines.items()))), self._cores)
+
+    def compile(self, builds: Iterable[Build]) -> None:
+        different = {(source, tuple(sorted(defines.items()))) for source, defines in builds}
+        with ThreadPoolExecutor(self._cores) as pool:
+            list(pool.map(lambda build: _load(*build), different))
+
+    @property
+    def _cores(self) -> int:
+        return self.threads or len(os.sched_getaffinity(0))
 
 
 class CpuKernels:

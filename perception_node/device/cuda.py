@@ -10,13 +10,13 @@ import importlib.util
 import os
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from perception_node.device import check_fits
+from perception_node.device import Build, check_fits
 from perception_node.device.compiling import cached, compiler_version, digest, run_compiler
 from perception_node.device.graph import Graph, Mark, call
 from perception_node.errors import DeviceError, UserError
@@ -131,6 +131,10 @@ class CudaDevice:
             with self.context:
                 self.context.modules[cubin] = self._driver.module_from_buffer(cubin)
         return CudaKernels(self.context, cubin)
+
+    def compile(self, builds: Iterable[Build]) -> None:
+        for source, defines in builds:
+            self.kernels(source, **defines)
 
     def used_memory(self) -> int:
         """Bytes of the GPU's memory that are in use, by all programs."""

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from perception_node.device import Array, Device, Kernels
-from perception_node.fusion.sampling import SIDES, Axis, tile_side
+from perception_node.device import Array, Build, Device
+from perception_node.fusion.sampling import LEAST_SCALE, Axis, tile_side
 from perception_node.panoptic import PanopticFrame, Segment
 from perception_node.preprocess import Geometry
 from perception_node.taxonomy import Taxonomy
@@ -223,15 +223,13 @@ class Fusion(ABC):
     def _run(self, side: int) -> int:
         return max(1, min(64, self.device.pixels_per_thread) // side)
 
-    def _compiled(self, side: int) -> Kernels:
-        defines = {"LOGIT": LOGIT[self._logit], "STRIPES": self.stripes, **self.defines()}
-        return self.device.kernels(KERNELS / self.source, TILE=side, RUN=self._run(side), **defines)
+    def builds(self) -> list[Build]:
+        """Of the kernels, once an image was fused: for images of every size."""
+        return [self._build(side) for side in LEAST_SCALE if side <= self._largest_side]
 
-    def compile_all(self) -> None:
-        """Once an image was fused: has the kernels there for every size, so that no image waits for the compiler."""
-        for side in SIDES:
-            if side <= self._largest_side:
-                self._compiled(side)
+    def _build(self, side: int) -> Build:
+        tiles = {"TILE": side, "RUN": self._run(side), "STRIPES": self.stripes}
+        return KERNELS / self.source, {"LOGIT": LOGIT[self._logit], **tiles, **self.defines()}
 
     def _prepare(self, outputs: Mapping[str, Array], geometry: Geometry) -> None:
         device = self.device
@@ -249,7 +247,8 @@ class Fusion(ABC):
         )
         self.owners = self.candidates(outputs)
         self.stripes = stripes = 16 if self.owners <= 1024 else 1
-        self.kernels = self._compiled(self.rows.side)
+        source, defines = self._build(self.rows.side)
+        self.kernels = device.kernels(source, **defines)
         self.thing = device.upload(self.taxonomy.table("thing").astype(np.uint8))
         cleared, other = self.buffers(outputs)
         self.counters = Block(

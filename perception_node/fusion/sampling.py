@@ -29,15 +29,14 @@ def taps(pixels: int, samples: int, scale: float) -> tuple[np.ndarray, np.ndarra
     return low.astype(np.int32), (position - low).astype(np.float32)
 
 
-SIDES = 1, 2, 4, 8
-"""Of tiles, in pixels."""
+LEAST_SCALE = {8: 4.5, 4: 3.0, 2: 1.5, 1: 0.0}
+"""Side of a tile in pixels -> how many pixels must lie between two samples for it."""
 
 
 def tile_side(scale_y: float, scale_x: float, most: int) -> int:
     """Side of the tiles that waste least, at most `most`: about as many pixels as lie between two samples."""
     scale = (scale_y * scale_x) ** 0.5
-    side = 8 if scale >= 4.5 else 4 if scale >= 3 else 2 if scale >= 1.5 else 1
-    return min(side, most)
+    return min(most, next(side for side, least in LEAST_SCALE.items() if scale >= least))
 
 
 def runs_of(values: np.ndarray, length: int) -> np.ndarray:

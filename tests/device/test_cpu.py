@@ -37,6 +37,17 @@ def test_kernels_are_compiled_once_for_each_configuration(cache):
     assert len(list(cache.iterdir())) == 2
 
 
+def test_builds_are_compiled_each_once(cache):
+    device = open_device("cpu")
+    device.compile([(TINY, {}), (TINY, {"FACTOR": 7}), (TINY, {})])
+    libraries = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    assert len(libraries) == 2
+    device.kernels(TINY, FACTOR=7)
+    assert {path: path.stat().st_mtime_ns for path in cache.iterdir()} == libraries
+    with pytest.raises(UserError, match="cannot compile"):
+        device.compile([(TINY, {}), (TINY, {"FACTOR": "nonsense"})])
+
+
 def test_an_error_of_the_compiler_is_one_of_the_user_and_leaves_nothing(cache, tmp_path):
     source = tmp_path / "wrong.cu"
     source.write_text('extern "C" __global__ void wrong() { nonsense; }')

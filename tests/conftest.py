@@ -35,7 +35,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     for value in item.callspec.params.values() if hasattr(item, "callspec") else ():
         if isinstance(value, Exception):  # which was raised, and would keep the test's node until the end
             without_trace(value)
-    if "rclpy" in sys.modules and any(name.startswith("dds.") for name in thread_names()):
+    if "rclpy" in sys.modules and any(name.startswith("dds.ev.") for name in thread_names()):  # one a participant
         gc.collect()
     return result
 

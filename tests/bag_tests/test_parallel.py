@@ -363,8 +363,9 @@ def test_a_worker_that_dies_while_it_is_idle_is_replaced():
     assert [(result["name"], result["attempts"]) for result in found] == [("a", 1), ("b", 1), ("c", 1)]
 
 
-@pytest.mark.parametrize(("error", "attempts"), [(BrokenProcessPool("killed"), 3), (TypeError("no job"), 1)])
-def test_new_workers_that_take_no_recording_are_closed_and_do_not_follow_each_other_for_ever(error, attempts):
+def run_refused(error, closed):
+    """Has workers that raise this when they are given a recording, and tell when they are closed."""
+
     class Refusing(ScriptedWorker):
         def submit(self, job):
             raise error
@@ -372,23 +373,21 @@ def test_new_workers_that_take_no_recording_are_closed_and_do_not_follow_each_ot
         def close(self):
             closed.append(self)
 
+    return run_all([Job(Path("a"), "a", EngineOptions())], 1, lambda: Refusing({}))
+
+
+@pytest.mark.parametrize(("error", "attempts"), [(BrokenProcessPool("killed"), 3), (TypeError("no job"), 1)])
+def test_new_workers_that_take_no_recording_are_closed_and_do_not_follow_each_other_for_ever(error, attempts):
     closed = []
-    (found,) = run_all([Job(Path("a"), "a", EngineOptions())], 1, lambda: Refusing({}))
+    (found,) = run_refused(error, closed)
     assert (found["ok"], found["attempts"], len(closed)) == (False, attempts, attempts)
     assert found["problems"][0].endswith(f": {error}")
 
 
 def test_a_worker_is_closed_when_one_is_interrupted_while_it_is_given_its_recording():
-    class Interrupted(ScriptedWorker):
-        def submit(self, job):
-            raise KeyboardInterrupt
-
-        def close(self):
-            closed.append(self)
-
     closed = []
     with pytest.raises(KeyboardInterrupt):
-        run_all([Job(Path("a"), "a", EngineOptions())], 1, lambda: Interrupted({}))
+        run_refused(KeyboardInterrupt(), closed)
     assert len(closed) == 1
 
 

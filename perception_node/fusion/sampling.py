@@ -57,7 +57,7 @@ class Axis:
 
     Attributes:
         argument: for a kernel's parameter of type Axis.
-        side, run: as given.
+        side: as given.
         tiles, runs: number of tiles, whose pixels lie between the same samples, and of runs of tiles in one block.
         blocks: number of blocks of CELLS samples.
     """
@@ -67,7 +67,7 @@ class Axis:
         start = runs_of(low, side)
         runs = runs_of(low[start[:-1]] // CELLS, run)
         self._arrays: tuple[Array, ...] = tuple(device.upload(array) for array in (low, weight, start, runs))
-        self.side, self.run = side, run
+        self.side = side
         self.tiles = len(start) - 1
         self.runs = len(runs) - 1
         self.blocks = -(-samples // CELLS)
